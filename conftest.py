@@ -1,0 +1,36 @@
+"""What every test shares: one thread per process, torchvision that imports on a CPU, reproducible examples."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+_spec = importlib.util.spec_from_file_location(
+    "_torchvision_cpu", Path(__file__).parent / "tools" / "torchvision_cpu.py"
+)
+_torchvision_cpu = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_torchvision_cpu)
+_torchvision_cpu.install()
+
+torch.set_num_threads(1)  # tests run in parallel processes; threads of theirs would fight
+
+# Derandomized: a red test stays red for the next person. No deadline: machines are shared, and the first call is slow.
+settings.register_profile(
+    "spectrim", deadline=None, derandomize=True, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("spectrim")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """The same random numbers whichever tests run, in whichever order."""
+    torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
