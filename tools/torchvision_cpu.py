@@ -36,7 +36,7 @@ class TorchvisionOnCpu(importlib.abc.MetaPathFinder):
         self,
         fullname: str,
         path: Sequence[str] | None,
-        target: ModuleType | None = None,  # noqa: ARG002  (the protocol has it)
+        target: ModuleType | None = None,
     ) -> None:
         if fullname == "torchvision":
             sys.meta_path.remove(self)
@@ -65,8 +65,10 @@ def _declare_operators() -> None:
         try:
             getattr(torch.ops.torchvision, name)
         except AttributeError:
-            library = torch.library.Library("torchvision", "FRAGMENT")
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+            library.define(  # type: ignore[no-untyped-call]
+                f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            )
             _libraries.append(library)
 
 
