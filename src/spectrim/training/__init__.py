@@ -1,0 +1,1 @@
+"""The loop behind the shell: data sources, recipes, training with checkpoints, the compress job."""
