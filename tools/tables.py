@@ -1,0 +1,83 @@
+"""Write the tables of README and docs from the numbers that the benchmarks wrote.
+
+    python tools/tables.py            # rewrite the pages
+    python tools/tables.py --check    # exit with 1 if a page is not up to date
+
+A page marks the place with two comments, and everything between them belongs to this program::
+
+    <!-- table: NAME -->
+    <!-- /table -->
+
+``NAME`` is a key of :data:`TABLES`. A table whose file does not exist yet says so; no number is typed by hand.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+MARK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+
+Render = Callable[[Mapping[str, Any]], str]
+
+
+def table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A Markdown table; the first column is text, the others are numbers and stand right.
+
+    >>> print(table(["layer", "ms"], [["conv1", 3.5]]))
+    | layer | ms |
+    | :-- | --: |
+    | conv1 | 3.5 |
+    """
+    headings = list(headings)
+    lines = [headings, [":--", *["--:"] * (len(headings) - 1)], *([str(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+TABLES: dict[str, tuple[str, Render]] = {}
+"""Name of the table: the file under benchmarks/results, and the function that makes Markdown from it."""
+
+
+def rendered(name: str, *, results: Path = RESULTS) -> str:
+    """The Markdown of one table.
+
+    Raises:
+        SystemExit: No table has this name.
+    """
+    if name not in TABLES:
+        sys.exit(f"no table is called {name!r}. Known: {', '.join(sorted(TABLES))}.")
+    file, render = TABLES[name]
+    path = results / file
+    if not path.exists():
+        return f"*Not measured yet: `benchmarks/results/{file}` does not exist.*"
+    return render(json.loads(path.read_text(encoding="utf-8")))
+
+
+def updated(page: str, *, results: Path = RESULTS) -> str:
+    """The text of a page with all of its tables made anew."""
+    return MARK.sub(lambda m: f"{m[1]}\n{rendered(m['name'], results=results)}\n\n{m[3]}", page)
+
+
+def pages() -> list[Path]:
+    """Where tables may stand."""
+    return [ROOT / "README.md", *sorted(p for p in ROOT.glob("docs/**/*.md") if "_build" not in p.parts)]
+
+
+def main(arguments: list[str]) -> int:
+    """Rewrite, or check with ``--check``; 1 if something was out of date in the check."""
+    stale = [page for page in pages() if page.read_text(encoding="utf-8") != updated(page.read_text(encoding="utf-8"))]
+    for page in stale:
+        print(
+            f"{page.relative_to(ROOT)} {'is out of date: run `make tables`' if '--check' in arguments else 'rewritten'}"
+        )
+        if "--check" not in arguments:
+            page.write_text(updated(page.read_text(encoding="utf-8")), encoding="utf-8")
+    return int(bool(stale) and "--check" in arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
