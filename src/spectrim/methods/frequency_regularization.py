@@ -1,0 +1,191 @@
+"""Frequency Regularization: weights live as truncated cosine spectra."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from spectrim.errors import OrderError
+from spectrim.methods.method import Calibration, Method
+from spectrim.nn.component import Spec
+from spectrim.nn.spectral import SpectralCodec
+from spectrim.surgery import sites
+from spectrim.surgery.edits import ParametrizeTensor
+from spectrim.surgery.plan import Plan, Skipped
+from spectrim.surgery.sites import Site, Where
+from spectrim.transforms.dct import Norm
+from spectrim.transforms.ordering import ORDERS, Order
+from spectrim.truncation import CURVES, Curve, Truncation, official_truncation, target_count
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Linear, nn.Bilinear)
+_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+@dataclass(frozen=True)
+class FrequencyRegularization(Method, name="frequency-regularization"):
+    """Keep the first coefficients of every weight's DCT spectrum, reached gradually while the network trains.
+
+    A weight of any rank becomes its spectrum; the forward pass sees the inverse transform of what is kept. Nothing
+    joins the loss: the hard limit regularises. Weights of convolutions (plain, transposed, grouped, of any dimension),
+    linear layers and attention projections are candidates; any other parameter is coded where ``where`` names it
+    (``pos_embed``, ``embed.weight``).
+
+    Args:
+        keep: Fraction of each tensor's coefficients that stays, in (0, 1]; or one per glob, first match wins
+            (tensors that match none stay dense).
+        floor: Least number of coefficients a tensor keeps, or one per glob. 1 if None. With ``compat`` it is the
+            release's bound, which keeps one more: 127 for convolutions, 255 for linear layers, 31 for transposed
+            convolutions if None.
+        order: ``l1-lex`` (the paper's: sum of the indices, ties lexicographic) or ``linf`` (largest index).
+        norm: ``ortho`` (default, and what the released weights need) or ``backward`` (the authors' training code).
+        schedule: How the kept count falls with progress, see :class:`spectrim.truncation.Truncation`.
+        compat: ``"fr2023"`` reproduces the counts and step-by-step traces of the authors' layers.
+        decay: With ``compat``, their ``droprate``.
+
+    Raises:
+        ValueError: A hyper-parameter is out of range.
+
+    References:
+        Zhao, Dong, Zhang, Tan, Basu 2023, "Frequency Regularization: Reducing Information Redundancy in
+        Convolutional Neural Networks", IEEE Access 11, arXiv 2304.07973.
+
+    >>> print(FrequencyRegularization(keep=0.1).plan(nn.Sequential(nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 2))))
+    FrequencyRegularization(keep=0.1) on Sequential: 2 edits, 232 → 34 parameters
+      0.weight  keep 20 of 200 coefficients
+      2.weight  keep 2 of 20 coefficients
+    """
+
+    keep: float | Mapping[str, float] = 0.01
+    floor: int | Mapping[str, int] | None = None
+    order: Order = "l1-lex"
+    norm: Norm = "ortho"
+    schedule: Curve = "geometric"
+    compat: Literal["fr2023"] | None = None
+    decay: float = 0.001
+
+    def __post_init__(self) -> None:
+        for keep in self.keep.values() if isinstance(self.keep, Mapping) else (self.keep,):
+            _check_keep(keep)
+        for floor in self.floor.values() if isinstance(self.floor, Mapping) else (self.floor,):
+            if floor is not None and (type(floor) is not int or floor < 1):
+                raise ValueError(f"floor must be a whole number of at least 1, got {floor!r}.")
+        if self.order not in ORDERS:
+            raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {self.order!r}.")
+        if self.norm not in ("ortho", "backward"):
+            raise ValueError(f"norm must be 'ortho' or 'backward', got {self.norm!r}.")
+        open_curves = [curve for curve in CURVES if not curve.startswith("fr2023")]
+        if self.schedule not in open_curves:
+            raise ValueError(f"schedule must be one of {', '.join(open_curves)}, got {self.schedule!r}.")
+        if self.compat not in (None, "fr2023"):
+            raise ValueError(f"compat must be None or 'fr2023', got {self.compat!r}.")
+        if not 0 < self.decay < 1:
+            raise ValueError(f"decay must lie in (0, 1), got {self.decay!r}.")
+
+    def __repr__(self) -> str:
+        """As it would be written: only what differs from the defaults, and ``keep``."""
+        fields = {name: value for name, value in vars(self).items() if value != getattr(type(self), name)}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in ({'keep': self.keep} | fields).items())})"
+
+    def plan(self, model: nn.Module, *, where: Where = None, calibration: Calibration = None) -> Plan:
+        """One edit per weight tensor; see :meth:`Method.plan`. Needs no calibration."""
+        all_sites = list(sites.parameters(model))
+        candidates = [site for site in all_sites if _is_weight(site) or sites.names_tensor(site, where)]
+        coded = {entry.site: entry for entry in sites.coded(model)}
+        there = [Site(entry.path, entry.tensor, entry.module) for entry in coded.values()]
+        chosen = sites.selected([*candidates, *there], where, model=model)
+        if again := [name for name in coded if name in chosen]:
+            raise OrderError(
+                f"FrequencyRegularization codes weights, but {len(again)} of those asked for are already coded (first: "
+                f"{again[0]!r}, {coded[again[0]].codec.kind}). Name others with where, or decode with "
+                "spectrim.finalize_(model)."
+            )
+        tied = sites.tied(model)
+        edits: list[ParametrizeTensor] = []
+        skipped: list[Skipped] = []
+        named = {site.name for site in candidates}
+        for site in all_sites:
+            reason = _reason(site, site.name in named, site.name in chosen, tied)
+            if reason is None and (keep := sites.per_site(self.keep, site)) is None:
+                reason = "no pattern of keep matches"
+            if reason is None:
+                edits.append(
+                    ParametrizeTensor(site.path, site.tensor, SpectralCodec.kind, self._spec(site, _check_keep(keep)))
+                )
+            elif reason:
+                skipped.append(Skipped(site.name, reason))
+        skipped += [
+            Skipped(site.name, f"already parametrized by {type(stack[0]).__name__}")
+            for site, stack in sites.parametrized(model)
+        ]
+        before = sum(parameter.numel() for parameter in model.parameters())
+        dropped = sum(_dropped(edit.spec) for edit in edits)
+        return Plan(repr(self), type(model).__name__, tuple(edits), tuple(skipped), before, before - dropped)
+
+    def _spec(self, site: Site, keep: float) -> Spec:
+        shape = list(site.module.get_parameter(site.tensor).shape)
+        numel = site.module.get_parameter(site.tensor).numel()
+        floor = sites.per_site(self.floor, site)
+        if self.compat:
+            transposed = isinstance(site.module, _TRANSPOSED)
+            default = 31 if transposed else 255 if isinstance(site.module, nn.Linear) else 127
+            groups = site.module.groups if isinstance(site.module, _TRANSPOSED) else 1
+            bound = default if floor is None else floor
+            truncation = official_truncation(
+                numel, keep, decay=self.decay, floor=bound, groups=groups, transposed=transposed
+            )
+        else:
+            truncation = Truncation(numel, target_count(numel, keep, floor or 1), self.schedule)
+        spec: Spec = {"shape": shape, "truncation": truncation.to_json()}
+        if self.order != "l1-lex":
+            spec["order"] = self.order
+        if self.norm != "ortho":
+            spec["norm"] = self.norm
+        return spec
+
+
+def _check_keep(keep: Any) -> float:
+    if isinstance(keep, bool) or not isinstance(keep, int | float):
+        raise TypeError(f"keep must be a number in (0, 1] or a mapping from glob to number, got {keep!r}.")
+    if not 0 < keep <= 1:
+        hint = f" For {keep:g} percent, pass keep={keep / 100:g}." if 1 < keep <= 100 else ""
+        raise ValueError(f"keep must lie in (0, 1], got {keep:g}.{hint}")
+    return float(keep)
+
+
+def _is_weight(site: Site) -> bool:
+    """Whether a parameter is coded unless told otherwise."""
+    if isinstance(site.module, nn.MultiheadAttention):
+        return site.tensor in _PROJECTIONS
+    return isinstance(site.module, _WEIGHTED) and site.tensor == "weight"
+
+
+def _reason(site: Site, candidate: bool, chosen: bool, tied: Mapping[str, str]) -> str | None:
+    """Why a parameter is left alone: None if it is not, the empty string if that is no news."""
+    parameter = site.module.get_parameter(site.tensor)
+    if not candidate:
+        return "no convolution or linear weight; name it in where to code it" if parameter.ndim >= 2 else ""
+    if not chosen:
+        return "left dense by where"
+    if is_lazy(parameter):
+        return "not initialised yet; run one batch through the model first"
+    if isinstance(site.module, nn.RNNBase):
+        return "recurrent layers keep their weights packed and do not read a coded one"
+    if site.name in tied:
+        return f"tied with {tied[site.name]}"
+    if not parameter.is_floating_point() or parameter.dtype not in _DTYPES:
+        return f"of type {parameter.dtype}, only real floating-point weights have a spectrum"
+    if parameter.numel() == 0 or parameter.ndim == 0:
+        return "empty or scalar"
+    return None
+
+
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def _dropped(spec: Spec) -> int:
+    truncation = Truncation.from_json(spec["truncation"])  # type: ignore[arg-type]  # a JSON object by construction
+    return truncation.numel - truncation.target

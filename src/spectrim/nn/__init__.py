@@ -1,0 +1,11 @@
+"""The modules that may stand in a compressed model."""
+
+from spectrim.nn.component import KINDS as KINDS
+from spectrim.nn.component import Codec as Codec
+from spectrim.nn.component import Component as Component
+from spectrim.nn.component import Layer as Layer
+from spectrim.nn.component import components as components
+from spectrim.nn.factored import FactoredConv as FactoredConv
+from spectrim.nn.factored import FactoredLinear as FactoredLinear
+from spectrim.nn.spectral import SpectralCodec as SpectralCodec
+from spectrim.nn.spectral import draw_spectra_ as draw_spectra_

@@ -1,0 +1,123 @@
+"""The abstract modules that may stand in a compressed model."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Self, TypeAlias
+
+from torch import Tensor, nn
+
+JSON: TypeAlias = "bool | int | float | str | None | list[JSON] | dict[str, JSON]"
+Spec: TypeAlias = dict[str, JSON]
+
+KINDS: dict[str, type["Component"]] = {}
+"""Every concrete component by the name it has in files. Filled by the class statements, never changed after."""
+
+
+class Component(nn.Module, ABC):
+    """A module that a method leaves in the model; it carries all of the method's state.
+
+    A concrete subclass names its ``kind``, which is what files call it and is never reused for something else::
+
+        class SpectralCodec(Codec, kind="spectral"): ...
+
+    Raises:
+        TypeError: Two classes claim the same kind.
+    """
+
+    kind: ClassVar[str]
+
+    def __init_subclass__(cls, *, kind: str | None = None) -> None:
+        super().__init_subclass__()
+        if kind is None:
+            return
+        if kind in KINDS:
+            raise TypeError(f"the kind {kind!r} already belongs to {KINDS[kind].__name__}. Choose another name.")
+        cls.kind = kind
+        KINDS[kind] = cls
+
+    @abstractmethod
+    def spec(self) -> Spec:
+        """What rebuilds an empty one, together with the kind: sizes and choices, no tensors, no history."""
+
+    @classmethod
+    @abstractmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> Self:
+        """An empty component as described by :meth:`spec`.
+
+        Raises:
+            ValueError: A value is missing, of the wrong type or out of range; nothing in ``spec`` is trusted.
+        """
+
+    @classmethod
+    def summary(cls, spec: Mapping[str, Any]) -> str:
+        """What a plan with this spec does, for people, in a few words."""
+        return cls.kind
+
+    def penalty(self) -> Tensor | None:
+        """What joins the loss, already weighted; None where the method has no regulariser."""
+        return None
+
+    @classmethod
+    def anneal_together_(cls, components: Sequence[Self], progress: float) -> None:
+        """Move the schedules of all components of this kind to ``progress`` in [0, 1]; by default nothing moves.
+
+        Monotone (an earlier progress changes nothing) and idempotent.
+        """
+
+
+class Layer(Component):
+    """A component that stands for a whole module."""
+
+    @abstractmethod
+    def finalized(self) -> nn.Module:
+        """The module that takes this one's place for inference; itself where it already is that form."""
+
+
+class Codec(Component):
+    """A component that stands for one tensor, through :mod:`torch.nn.utils.parametrize`.
+
+    ``right_inverse`` encodes, ``forward`` decodes; between them the tensor lives as its *code*, which is what trains.
+    """
+
+    @abstractmethod
+    def right_inverse(self, dense: Tensor) -> Tensor:
+        """Encode a dense tensor."""
+
+    @abstractmethod
+    def forward(self, code: Tensor) -> Tensor:
+        """Decode to the dense tensor."""
+
+    @abstractmethod
+    def numbers(self) -> int:
+        """How many numbers :meth:`packed` writes."""
+
+    @abstractmethod
+    def packed(self, code: Tensor) -> tuple[Tensor, ...]:
+        """What of the code is worth writing: one-dimensional tensors."""
+
+    @abstractmethod
+    def unpacked(self, *packed: Tensor) -> Tensor:
+        """The code that :meth:`packed` came from.
+
+        Raises:
+            ValueError: The parts do not fit this codec.
+        """
+
+    def alternative(self, host: nn.Module, code: Tensor) -> nn.Module | None:
+        """A module that computes what ``host`` computes with the decoded tensor, in another way; None if there is none.
+
+        :func:`spectrim.finalize_` measures it against the dense form and takes the faster one.
+        """
+        return None
+
+
+def components(model: nn.Module) -> Iterator[tuple[str, Component]]:
+    """The components that stand in a model, each with its dotted name.
+
+    >>> list(components(nn.Linear(2, 2)))
+    []
+    """
+    for path, module in model.named_modules():
+        if isinstance(module, Component):
+            yield path, module
+

@@ -1,0 +1,221 @@
+"""The ways in which a model may change. An edit is data; :meth:`prepare` checks it against a model and returns the act."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from spectrim.errors import PlanError
+from spectrim.nn.component import KINDS, Codec, Layer, Spec
+from spectrim.surgery.sites import dotted, nearest_names, walk
+
+Undo: TypeAlias = Callable[[], None]
+Act: TypeAlias = Callable[[], Undo]
+
+EDITS: dict[str, type["Edit"]] = {}
+"""Every edit by its name in JSON: a closed set."""
+
+
+class Edit(ABC):
+    """One change to a model, as data."""
+
+    verb: ClassVar[str]
+
+    def __init_subclass__(cls, *, verb: str) -> None:
+        super().__init_subclass__()
+        cls.verb = verb
+        EDITS[verb] = cls
+
+    @property
+    @abstractmethod
+    def site(self) -> str:
+        """The dotted name of what is edited."""
+
+    @abstractmethod
+    def summary(self) -> str:
+        """What is done, for people, in a few words."""
+
+    @abstractmethod
+    def prepare(self, model: nn.Module) -> Act:
+        """Check the edit against a model, changing nothing; the returned act makes it and returns how to undo it.
+
+        Raises:
+            PlanError: The edit does not fit the model.
+        """
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """What :func:`edit_from_json` reads."""
+
+
+@dataclass(frozen=True)
+class ParametrizeTensor(Edit, verb="parametrize"):
+    """Let a codec stand for a tensor of a module."""
+
+    path: str
+    tensor: str
+    kind: str
+    spec: Spec
+
+    @property
+    def site(self) -> str:
+        """The parameter's dotted name."""
+        return dotted(self.path, self.tensor)
+
+    def summary(self) -> str:
+        """What the codec's kind says about its spec."""
+        return _kind(self.kind, Codec).summary(self.spec)
+
+    def prepare(self, model: nn.Module) -> Act:
+        """Check that the tensor is there, plain, of the planned shape; build the codec."""
+        module = _module(model, self.path)
+        parameter = module._parameters.get(self.tensor)
+        if parameter is None:
+            state = "already coded" if parametrize.is_parametrized(module, self.tensor) else "not a parameter"
+            raise PlanError(f"planned to code {self.site!r}, found it {state}. Plan again on this model.")
+        codec = _built(_kind(self.kind, Codec), self.spec, self.site)
+        shape = tuple(cast(list[int], self.spec["shape"]))
+        if tuple(parameter.shape) != shape:
+            raise PlanError(
+                f"planned for {self.site!r} of shape {shape}, found {tuple(parameter.shape)}. Plan again on this model."
+            )
+        if not parameter.is_floating_point():
+            raise PlanError(f"planned to code {self.site!r}, found it of type {parameter.dtype}; only floats are coded.")
+
+        def act() -> Undo:
+            codec.to(parameter.device)
+            dense = parameter.data
+            own_class_(module)
+            parametrize.register_parametrization(module, self.tensor, codec.train(module.training))
+
+            def undo() -> None:
+                parameter.data = dense
+                replace_tensor_(module, self.tensor, parameter)
+
+            return undo
+
+        return act
+
+    def to_json(self) -> dict[str, Any]:
+        """Path, tensor, kind and spec."""
+        return {"edit": self.verb, "path": self.path, "tensor": self.tensor, "kind": self.kind, "spec": self.spec}
+
+
+@dataclass(frozen=True)
+class SwapModule(Edit, verb="swap"):
+    """Put a component in the place of a module."""
+
+    path: str
+    kind: str
+    spec: Spec
+
+    @property
+    def site(self) -> str:
+        """The module's dotted name."""
+        return self.path
+
+    def summary(self) -> str:
+        """What the layer's kind says about its spec."""
+        return _kind(self.kind, Layer).summary(self.spec)
+
+    def prepare(self, model: nn.Module) -> Act:
+        """Check that the module is there and not the root; build the component."""
+        if not self.path:
+            raise PlanError("planned to swap the model itself, which cannot be done in place. Wrap it in nn.Sequential.")
+        module = _module(model, self.path)
+        layer = _built(_kind(self.kind, Layer), self.spec, self.site)
+        return lambda: swap_(model, self.path, layer.train(module.training))
+
+    def to_json(self) -> dict[str, Any]:
+        """Path, kind and spec."""
+        return {"edit": self.verb, "path": self.path, "kind": self.kind, "spec": self.spec}
+
+
+def edit_from_json(data: Mapping[str, Any]) -> Edit:
+    """The edit that :meth:`Edit.to_json` wrote.
+
+    Raises:
+        PlanError: It is not one.
+    """
+    fields = dict(data)
+    verb = fields.pop("edit", None)
+    if verb not in EDITS:
+        raise PlanError(f"an edit is one of {', '.join(EDITS)}, found {verb!r}.")
+    try:
+        return EDITS[verb](**fields)
+    except TypeError as error:
+        raise PlanError(f"the edit {verb!r} has other entries than {sorted(fields)}.") from error
+
+
+def swap_(model: nn.Module, path: str, module: nn.Module) -> Undo:
+    """Put ``module`` at a dotted name; the result undoes it."""
+    parent_path, _, name = path.rpartition(".")
+    parent = model.get_submodule(parent_path)
+    before = parent._modules[name]
+    parent._modules[name] = module
+
+    def undo() -> None:
+        parent._modules[name] = before
+
+    return undo
+
+
+def replace_tensor_(module: nn.Module, tensor: str, value: nn.Parameter) -> None:
+    """Take the codec off a tensor and put a plain parameter in its place.
+
+    torch's ``remove_parametrizations`` deletes the property from the module's class, which deep copies of the module
+    share, and so breaks them; here the class of another module is never touched.
+    """
+    parametrizations = cast(nn.ModuleDict, module.parametrizations)
+    del parametrizations[tensor]
+    if len(parametrizations) == 0:
+        del module._modules["parametrizations"]
+        module.__class__ = cast(type[nn.Module], type(module).__base__)
+    else:
+        own_class_(module)
+        delattr(type(module), tensor)
+    module.register_parameter(tensor, value)
+
+
+def own_class_(module: nn.Module) -> None:
+    """Give a parametrized module a class of its own, so that its deep copies do not see its next property."""
+    if parametrize.is_parametrized(module):
+        shared = type(module)
+        members = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
+        module.__class__ = type(shared.__name__, shared.__bases__, members)
+
+
+def plain_parameter(like: nn.Parameter, dense: Tensor) -> nn.Parameter:
+    """A parameter of its own with these values, trainable where ``like`` is."""
+    return nn.Parameter(dense.detach().clone(), requires_grad=like.requires_grad)
+
+
+def _module(model: nn.Module, path: str) -> nn.Module:
+    try:
+        return model.get_submodule(path)
+    except AttributeError as error:
+        near = nearest_names(path, (name for name, _ in walk(model) if name))
+        hint = f" Nearest: {', '.join(map(repr, near))}." if near else ""
+        raise PlanError(f"planned for {path!r}, which {type(model).__name__} does not have.{hint}") from error
+
+
+def _kind(kind: str, base: type) -> Any:
+    found = KINDS.get(kind)
+    if found is None or not issubclass(found, base):
+        known = sorted(name for name, each in KINDS.items() if issubclass(each, base))
+        raise PlanError(f"no {base.__name__.lower()} of kind {kind!r}; there are {', '.join(known)}.")
+    return found
+
+
+def _built(cls: Any, spec: Spec, site: str) -> Any:
+    try:
+        with torch.no_grad():
+            return cls.from_spec(spec)
+    except (ValueError, TypeError, KeyError) as error:
+        raise PlanError(f"the plan for {site!r} cannot be built: {error}") from error
+
+

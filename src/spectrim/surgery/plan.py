@@ -1,0 +1,109 @@
+"""A plan: the ordered edits a method wants, and what it leaves alone and why."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from torch import nn
+
+from spectrim.errors import PlanError
+from spectrim.surgery.edits import Edit, Undo, edit_from_json
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A candidate that is left alone."""
+
+    site: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a method wants to do to a model, as data: print it, edit it, write it as JSON, apply it.
+
+    Args:
+        method: The method and its hyper-parameters, for people.
+        model: The class of the model planned for, for people.
+        edits: In the order in which they are made.
+        skipped: Every candidate that is not edited, with the reason.
+        before, after: Numbers that the model holds, now and when every schedule has ended.
+    """
+
+    method: str
+    model: str
+    edits: tuple[Edit, ...]
+    skipped: tuple[Skipped, ...] = field(default=())
+    before: int = 0
+    after: int = 0
+
+    def __str__(self) -> str:
+        """A headline and a line for each candidate."""
+        width = max((len(row.site) for row in (*self.edits, *self.skipped)), default=0)
+        skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
+        lines = [
+            f"{self.method} on {self.model}: {len(self.edits)} {'edit' if len(self.edits) == 1 else 'edits'}{skipped}, "
+            f"{_millions(self.before)} → {_millions(self.after)} parameters"
+        ]
+        lines += [f"  {edit.site:<{width}}  {edit.summary()}" for edit in self.edits]
+        lines += [f"  {row.site:<{width}}  skipped: {row.reason}" for row in self.skipped]
+        return "\n".join(lines)
+
+    def apply_(self, model: nn.Module) -> nn.Module:
+        """Make every edit, or none: all are checked first, and what fails later is undone.
+
+        Raises:
+            PlanError: The plan does not fit the model, which is then as it was.
+        """
+        acts = [edit.prepare(model) for edit in self.edits]
+        if len({edit.site for edit in self.edits}) < len(self.edits):
+            raise PlanError("the plan edits the same site twice. Plan again, or drop one of the edits.")
+        done: list[Undo] = []
+        try:
+            done.extend(act() for act in acts)
+        except BaseException:
+            for undo in reversed(done):
+                undo()
+            raise
+        return model
+
+    def to_json(self) -> str:
+        """A JSON document that :meth:`from_json` reads."""
+        document = {
+            "method": self.method,
+            "model": self.model,
+            "edits": [edit.to_json() for edit in self.edits],
+            "skipped": [{"site": row.site, "reason": row.reason} for row in self.skipped],
+            "before": self.before,
+            "after": self.after,
+        }
+        return json.dumps(document, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            PlanError: The text is no plan.
+        """
+        try:
+            document: dict[str, Any] = json.loads(text)
+            return cls(
+                method=document["method"],
+                model=document["model"],
+                edits=tuple(edit_from_json(edit) for edit in document["edits"]),
+                skipped=tuple(Skipped(row["site"], row["reason"]) for row in document["skipped"]),
+                before=document["before"],
+                after=document["after"],
+            )
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise PlanError(f"not a plan: {error}. Write plans with Plan.to_json().") from error
+
+
+def _millions(number: int) -> str:
+    """A count for people.
+
+    >>> _millions(11_181_642), _millions(2_688)
+    ('11.18 M', '2,688')
+    """
+    return f"{number / 1e6:.2f} M" if number >= 1e6 else f"{number:,}"

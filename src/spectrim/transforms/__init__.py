@@ -1,0 +1,1 @@
+"""Pure functions on tensors: transforms, orders. No modules, no files, no randomness."""

@@ -1,0 +1,150 @@
+"""What a user does with a model: the handful of verbs that walk it."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from spectrim.measure.choice import faster, inputs_of
+from spectrim.methods.method import Calibration, Method
+from spectrim.nn.component import Component, Layer, components
+from spectrim.surgery.edits import plain_parameter, replace_tensor_, swap_
+from spectrim.surgery.plan import Plan
+from spectrim.surgery.sites import Where, coded
+
+
+def plan(model: nn.Module, method: Method, *, where: Where = None, calibration: Calibration = None) -> Plan:
+    """What a method would do to a model; nothing is changed.
+
+    Args:
+        model: Any module.
+        method: With its hyper-parameters.
+        where: Which sites: a glob on dotted names, several (a leading ``!`` excludes), or a function of name and
+            module; all candidates if None.
+        calibration: Batches to decide on, for methods that look at activations.
+
+    Raises:
+        SiteError: ``where`` matches nothing.
+        OrderError: The model already carries a finer edit, or the same one.
+
+    >>> import spectrim as st
+    >>> print(st.plan(nn.Sequential(nn.Linear(64, 64)), st.FrequencyRegularization(keep=0.1)))
+    FrequencyRegularization(keep=0.1) on Sequential: 1 edit, 4,160 → 474 parameters
+      0.weight  keep 410 of 4,096 coefficients
+    """
+    return method.plan(model, where=where, calibration=calibration)
+
+
+def compress_(model: nn.Module, method: Method, *, where: Where = None, calibration: Calibration = None) -> nn.Module:
+    """Plan and make the edits, all or none. Build the optimizer after this.
+
+    Args:
+        model, method, where, calibration: As for :func:`plan`.
+
+    Returns:
+        The model, which stays of its class and keeps its names.
+
+    Raises:
+        SiteError, OrderError: As for :func:`plan`.
+        PlanError: An edit cannot be made; the model is as it was.
+
+    >>> import spectrim as st
+    >>> model = st.compress_(nn.Linear(8, 8), st.FrequencyRegularization(keep=0.5))
+    >>> model.parametrizations.weight[0]
+    SpectralCodec(shape=(8, 8), kept=64)
+    """
+    return plan(model, method, where=where, calibration=calibration).apply_(model)
+
+
+def penalty(model: nn.Module) -> Tensor:
+    """The methods' regularisers, already weighted: add it to the loss.
+
+    Returns:
+        A scalar on the model's device; zero where no method has a regulariser.
+
+    >>> penalty(nn.Linear(2, 2))
+    tensor(0.)
+    """
+    terms = [term for _, component in components(model) if (term := component.penalty()) is not None]
+    if terms:
+        return torch.stack(terms).sum()
+    parameter = next(model.parameters(), None)
+    return torch.zeros((), device=None if parameter is None else parameter.device)
+
+
+def anneal_(model: nn.Module, progress: float) -> None:
+    """Move the methods' schedules to where they belong at ``progress``; call it once per optimizer step.
+
+    Monotone and idempotent: an earlier or the same progress changes nothing. Evaluation never advances anything.
+
+    Args:
+        model: With components in it.
+        progress: Share of the annealing that is over, in [0, 1]: ``step / total_steps``.
+
+    Raises:
+        ValueError: ``progress`` is not in [0, 1].
+
+    >>> import spectrim as st
+    >>> model = st.compress_(nn.Linear(8, 8), st.FrequencyRegularization(keep=0.5))
+    >>> st.anneal_(model, 1.0)
+    >>> model.parametrizations.weight[0]
+    SpectralCodec(shape=(8, 8), kept=32)
+    """
+    if not 0 <= progress <= 1:
+        raise ValueError(f"progress must lie in [0, 1], got {progress}. Pass step / total_steps.")
+    by_class: dict[type[Component], list[Component]] = {}
+    for _, component in components(model):
+        by_class.setdefault(type(component), []).append(component)
+    for cls, members in by_class.items():
+        cls.anneal_together_(members, float(progress))
+
+
+def finalize_(model: nn.Module, *, example: Tensor | None = None) -> nn.Module:
+    """Settle into the inference form: every code is decoded into an ordinary parameter.
+
+    With an ``example`` input, each coded layer that also has another inference form (the factored one of Frequency
+    Regularization) is measured in both on this machine, and the faster stays.
+
+    Args:
+        model: With components in it; copies of it stay as they are.
+        example: One batch of the size and on the device where the model will run.
+
+    Returns:
+        The model.
+
+    >>> import spectrim as st
+    >>> model = st.compress_(nn.Linear(8, 8), st.FrequencyRegularization(keep=0.5))
+    >>> type(st.finalize_(model)).__name__
+    'Linear'
+    """
+    measured = {} if example is None else _measured(model, example)
+    for entry in coded(model):
+        other = measured.get(entry.site)
+        with torch.no_grad():
+            dense = entry.codec(entry.code)
+            flushed = torch.where(dense.abs() < torch.finfo(dense.dtype).tiny, 0, dense)
+        replace_tensor_(entry.module, entry.tensor, plain_parameter(entry.code, flushed))
+        if other is not None:
+            swap_(model, entry.path, other)
+    for path, component in list(components(model)):
+        final = cast(Layer, component).finalized()
+        if final is not component:
+            swap_(model, path, final)
+    return model
+
+
+def _measured(model: nn.Module, example: Tensor) -> dict[str, nn.Module]:
+    """For each coded tensor whose layer runs faster in another form on its real input: that form."""
+    entries = {entry.path: entry for entry in coded(model) if entry.path}
+    inputs = inputs_of(model, list(entries), example)
+    winners: dict[str, nn.Module] = {}
+    for path, x in inputs.items():
+        entry = entries[path]
+        other = entry.codec.alternative(entry.module, entry.code)
+        if other is None:
+            continue
+        training = entry.module.training
+        if faster(other.eval(), entry.module.eval(), x):  # in eval mode the decoded weight is cached: a plain layer
+            winners[entry.site] = other.train(training)
+        entry.module.train(training)
+    return winners
