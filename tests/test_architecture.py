@@ -42,7 +42,7 @@ SHARED_FLOORS = {0, 4, 5, 6}
 CORE_FLOORS = {0, 1, 2, 3, 4}
 CORE_LIBRARIES = {"torch", "numpy", "scipy", "safetensors", "jaxtyping", "torch_pruning"}
 # The page is made by a room of floor 3; its libraries are an extra and may be named inside functions only.
-LAZY_LIBRARIES = {"report": {"rich", "matplotlib", "jinja2"}}
+LAZY_LIBRARIES = {"report": {"rich", "matplotlib", "jinja2"}, "measure": {"onnxruntime"}}
 ONLY_IN = {"torch_pruning": "surgery/channels.py", "accelerate": "training/", "typer": "cli/"}
 
 
