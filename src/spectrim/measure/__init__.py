@@ -1,0 +1,24 @@
+"""Parameters, stored numbers, operations and time: one honest convention each, stated where it is defined."""
+
+from spectrim.measure.clock import Comparison, Latency, latency, paired_latency
+from spectrim.measure.compute import Macs, macs, macs_report
+from spectrim.measure.sessions import session_latency
+from spectrim.measure.size import Numbers, numbers, parameters, state_bytes
+from spectrim.measure.surroundings import hardware, versions
+
+__all__ = [
+    "Comparison",
+    "Latency",
+    "Macs",
+    "Numbers",
+    "hardware",
+    "latency",
+    "macs",
+    "macs_report",
+    "numbers",
+    "paired_latency",
+    "parameters",
+    "session_latency",
+    "state_bytes",
+    "versions",
+]
