@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 
@@ -76,17 +76,21 @@ class Truncation:
         if progress == 1 or self.curve == "at-once":
             return self.target
         if self.curve.startswith("fr2023"):
-            trace = _geometric_trace if self.curve == "fr2023-geometric" else _linear_trace
-            counts = trace(self.numel, self.keep, self.decay, self.floor)
+            counts: tuple[int, ...] = self._trace()
             step = round(progress * self.steps)
-            return self.numel if step == 0 else max(self.target, counts[min(step, len(counts)) - 1])
+            return self.numel if step == 0 else counts[min(step, len(counts)) - 1]
         if self.curve == "halving":
-            return math.ceil(self.numel * (self.target / self.numel) ** progress)
+            return math.ceil(self.numel * math.pow(self.target / self.numel, progress))
         gone = self.numel - self.target
         if self.curve == "geometric":
             return self.numel - math.floor(gone * schedules.exponential(progress, rate=math.log1p(gone)))
         shape = schedules.linear if self.curve == "linear" else schedules.cosine
         return self.numel - math.floor(gone * shape(progress))
+
+    def _trace(self) -> tuple[int, ...]:
+        if self.curve == "fr2023-linear":
+            return _linear_trace(self.numel, self.decay, self.floor)
+        return _geometric_trace(self.numel, self.keep, self.decay, self.floor)
 
     def to_json(self) -> dict[str, Any]:
         """What :meth:`from_json` reads; defaults are left out."""
@@ -136,9 +140,11 @@ def official_truncation(
     8192
     """
     bound = max(round(numel * groups * keep // groups), floor) if transposed else max(round(numel * keep), floor)
-    trace = (_linear_trace if transposed else _geometric_trace)(numel, keep, decay, bound)
-    curve: Curve = "fr2023-linear" if transposed else "fr2023-geometric"
-    return Truncation(numel, trace[-1], curve, keep=keep, decay=decay, floor=bound, steps=len(trace))
+    if transposed:
+        trace, curve = _linear_trace(numel, decay, bound), "fr2023-linear"
+    else:
+        trace, curve = _geometric_trace(numel, keep, decay, bound), "fr2023-geometric"
+    return Truncation(numel, trace[-1], cast(Curve, curve), keep=keep, decay=decay, floor=bound, steps=len(trace))
 
 
 @functools.lru_cache(maxsize=256)
@@ -155,7 +161,7 @@ def _geometric_trace(numel: int, keep: float, decay: float, bound: int) -> tuple
 
 
 @functools.lru_cache(maxsize=256)
-def _linear_trace(numel: int, keep: float, decay: float, bound: int) -> tuple[int, ...]:
+def _linear_trace(numel: int, decay: float, bound: int) -> tuple[int, ...]:
     """Counts after training steps 1, 2, …: equal steps, then steps of one; ranks below the threshold stay."""
     counts, speed, drop = [], decay * numel, float(numel)
     while drop > bound:

@@ -1,12 +1,12 @@
 """Frequency Regularization: weights live as truncated cosine spectra."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedParameter
 
 from spectrim.errors import OrderError
 from spectrim.methods.method import Calibration, Method
@@ -104,42 +104,50 @@ class FrequencyRegularization(Method, name="frequency-regularization"):
                 "spectrim.finalize_(model)."
             )
         tied = sites.tied(model)
-        edits: list[ParametrizeTensor] = []
-        skipped: list[Skipped] = []
         named = {site.name for site in candidates}
+        truncations: dict[Site, Truncation] = {}
+        skipped: list[Skipped] = []
         for site in all_sites:
-            reason = _reason(site, site.name in named, site.name in chosen, tied)
+            reason = _reason(site, tied, candidate=site.name in named, chosen=site.name in chosen)
             if reason is None and (keep := sites.per_site(self.keep, site)) is None:
                 reason = "no pattern of keep matches"
             if reason is None:
-                edits.append(
-                    ParametrizeTensor(site.path, site.tensor, SpectralCodec.kind, self._spec(site, _check_keep(keep)))
-                )
+                truncations[site] = self._truncation(site, _check_keep(keep))
             elif reason:
                 skipped.append(Skipped(site.name, reason))
         skipped += [
             Skipped(site.name, f"already parametrized by {type(stack[0]).__name__}")
             for site, stack in sites.parametrized(model)
         ]
-        before = sum(parameter.numel() for parameter in model.parameters())
-        dropped = sum(_dropped(edit.spec) for edit in edits)
-        return Plan(repr(self), type(model).__name__, tuple(edits), tuple(skipped), before, before - dropped)
+        # One clock for all layers: the official ones advance together and freeze one after the other.
+        steps = max((truncation.steps for truncation in truncations.values()), default=0)
+        edits = tuple(
+            ParametrizeTensor(site.path, site.tensor, SpectralCodec.kind, self._spec(site, replace(each, steps=steps)))
+            for site, each in truncations.items()
+        )
+        before = sum(p.numel() for p in model.parameters() if not isinstance(p, UninitializedParameter))
+        after = before - sum(each.numel - each.target for each in truncations.values())
+        return Plan(repr(self), type(model).__name__, edits, tuple(skipped), before, after)
 
-    def _spec(self, site: Site, keep: float) -> Spec:
-        shape = list(site.module.get_parameter(site.tensor).shape)
+    def _truncation(self, site: Site, keep: float) -> Truncation:
         numel = site.module.get_parameter(site.tensor).numel()
         floor = sites.per_site(self.floor, site)
-        if self.compat:
-            transposed = isinstance(site.module, _TRANSPOSED)
-            default = 31 if transposed else 255 if isinstance(site.module, nn.Linear) else 127
-            groups = site.module.groups if isinstance(site.module, _TRANSPOSED) else 1
-            bound = default if floor is None else floor
-            truncation = official_truncation(
-                numel, keep, decay=self.decay, floor=bound, groups=groups, transposed=transposed
-            )
-        else:
-            truncation = Truncation(numel, target_count(numel, keep, floor or 1), self.schedule)
-        spec: Spec = {"shape": shape, "truncation": truncation.to_json()}
+        if self.compat is None:
+            return Truncation(numel, target_count(numel, keep, floor or 1), self.schedule)
+        transposed = isinstance(site.module, _TRANSPOSED)
+        usual = 31 if transposed else 255 if isinstance(site.module, nn.Linear) else 127
+        return official_truncation(
+            numel,
+            keep,
+            decay=self.decay,
+            floor=usual if floor is None else floor,
+            groups=site.module.groups if isinstance(site.module, _TRANSPOSED) else 1,
+            transposed=transposed,
+        )
+
+    def _spec(self, site: Site, truncation: Truncation) -> Spec:
+        shape = site.module.get_parameter(site.tensor).shape
+        spec: Spec = {"shape": [*shape], "truncation": truncation.to_json()}
         if self.order != "l1-lex":
             spec["order"] = self.order
         if self.norm != "ortho":
@@ -147,7 +155,7 @@ class FrequencyRegularization(Method, name="frequency-regularization"):
         return spec
 
 
-def _check_keep(keep: Any) -> float:
+def _check_keep(keep: object) -> float:
     if isinstance(keep, bool) or not isinstance(keep, int | float):
         raise TypeError(f"keep must be a number in (0, 1] or a mapping from glob to number, got {keep!r}.")
     if not 0 < keep <= 1:
@@ -163,14 +171,14 @@ def _is_weight(site: Site) -> bool:
     return isinstance(site.module, _WEIGHTED) and site.tensor == "weight"
 
 
-def _reason(site: Site, candidate: bool, chosen: bool, tied: Mapping[str, str]) -> str | None:
+def _reason(site: Site, tied: Mapping[str, str], *, candidate: bool, chosen: bool) -> str | None:
     """Why a parameter is left alone: None if it is not, the empty string if that is no news."""
     parameter = site.module.get_parameter(site.tensor)
     if not candidate:
         return "no convolution or linear weight; name it in where to code it" if parameter.ndim >= 2 else ""
     if not chosen:
         return "left dense by where"
-    if is_lazy(parameter):
+    if isinstance(parameter, UninitializedParameter):
         return "not initialised yet; run one batch through the model first"
     if isinstance(site.module, nn.RNNBase):
         return "recurrent layers keep their weights packed and do not read a coded one"
@@ -184,8 +192,3 @@ def _reason(site: Site, candidate: bool, chosen: bool, tied: Mapping[str, str]) 
 
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-
-
-def _dropped(spec: Spec) -> int:
-    truncation = Truncation.from_json(spec["truncation"])  # type: ignore[arg-type]  # a JSON object by construction
-    return truncation.numel - truncation.target

@@ -17,7 +17,9 @@ METHODS: dict[str, type["Method"]] = {}
 
 
 class Method(ABC):
-    """Hyper-parameters with one verb. Concrete methods are frozen dataclasses::
+    """Hyper-parameters with one verb.
+
+    Concrete methods are frozen dataclasses::
 
         @dataclass(frozen=True)
         class CFDP(Method, name="cfdp"): ...

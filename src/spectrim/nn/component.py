@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self, TypeAlias
 
 from torch import Tensor, nn
 
-JSON: TypeAlias = "bool | int | float | str | None | list[JSON] | dict[str, JSON]"
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 Spec: TypeAlias = dict[str, JSON]
 
 KINDS: dict[str, type["Component"]] = {}
@@ -49,9 +49,9 @@ class Component(nn.Module, ABC):
         """
 
     @classmethod
+    @abstractmethod
     def summary(cls, spec: Mapping[str, Any]) -> str:
         """What a plan with this spec does, for people, in a few words."""
-        return cls.kind
 
     def penalty(self) -> Tensor | None:
         """What joins the loss, already weighted; None where the method has no regulariser."""
@@ -120,4 +120,3 @@ def components(model: nn.Module) -> Iterator[tuple[str, Component]]:
     for path, module in model.named_modules():
         if isinstance(module, Component):
             yield path, module
-

@@ -95,6 +95,11 @@ class _Factored(Layer):
         """Sizes and options of the layer."""
         return dict(self._spec)
 
+    @classmethod
+    def summary(cls, spec: Mapping[str, Any]) -> str:
+        """The sizes of the three factors."""
+        return f"factor {spec['in']} to {spec['out']} channels around a core of {tuple(spec['core'])}"
+
     def finalized(self) -> nn.Module:
         """Itself: this is an inference form."""
         return self

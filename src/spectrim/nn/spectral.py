@@ -65,7 +65,9 @@ class SpectralCodec(Codec, kind="spectral"):
         self.shape = tuple(shape)
         numel = math.prod(self.shape)
         if truncation is not None and truncation.numel != numel:
-            raise ValueError(f"the truncation is for {truncation.numel} coefficients, the shape {self.shape} has {numel}.")
+            raise ValueError(
+                f"the truncation is for {truncation.numel} coefficients, the shape {self.shape} has {numel}."
+            )
         count = kept if kept is not None else truncation.count(0.0) if truncation is not None else numel
         self.order: Order = order
         self.norm: Norm = norm
@@ -161,7 +163,7 @@ class SpectralCodec(Codec, kind="spectral"):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         # Casts move the bases along; they are rebuilt because .half() must not round them.
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         basis = self.get_buffer("basis_0")
         self._dtype = torch.promote_types(basis.dtype, torch.float32)
         self._cached = None
@@ -237,7 +239,9 @@ class SpectralCodec(Codec, kind="spectral"):
         """The spectrum with these first coefficients and zeros behind."""
         if [tuple(part.shape) for part in packed] != [(self.count,)]:
             found = [tuple(part.shape) for part in packed]
-            raise ValueError(f"a spectrum of {self.count} kept coefficients needs one part of that length, got {found}.")
+            raise ValueError(
+                f"a spectrum of {self.count} kept coefficients needs one part of that length, got {found}."
+            )
         where = positions(self.shape, self.count, order=self.order).to(packed[0].device)
         code = packed[0].new_zeros(math.prod(self.shape))
         code[where] = packed[0]

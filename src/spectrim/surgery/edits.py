@@ -3,18 +3,19 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias, cast
+from typing import Any, ClassVar, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from spectrim.errors import PlanError
-from spectrim.nn.component import KINDS, Codec, Layer, Spec
+from spectrim.nn.component import KINDS, Codec, Component, Layer, Spec
 from spectrim.surgery.sites import dotted, nearest_names, walk
 
 Undo: TypeAlias = Callable[[], None]
 Act: TypeAlias = Callable[[], Undo]
+Kind = TypeVar("Kind", bound=Component)
 
 EDITS: dict[str, type["Edit"]] = {}
 """Every edit by its name in JSON: a closed set."""
@@ -68,7 +69,7 @@ class ParametrizeTensor(Edit, verb="parametrize"):
 
     def summary(self) -> str:
         """What the codec's kind says about its spec."""
-        return _kind(self.kind, Codec).summary(self.spec)
+        return _codec(self.kind).summary(self.spec)
 
     def prepare(self, model: nn.Module) -> Act:
         """Check that the tensor is there, plain, of the planned shape; build the codec."""
@@ -77,14 +78,16 @@ class ParametrizeTensor(Edit, verb="parametrize"):
         if parameter is None:
             state = "already coded" if parametrize.is_parametrized(module, self.tensor) else "not a parameter"
             raise PlanError(f"planned to code {self.site!r}, found it {state}. Plan again on this model.")
-        codec = _built(_kind(self.kind, Codec), self.spec, self.site)
+        codec = _built(_codec(self.kind), self.spec, self.site)
         shape = tuple(cast(list[int], self.spec["shape"]))
         if tuple(parameter.shape) != shape:
             raise PlanError(
                 f"planned for {self.site!r} of shape {shape}, found {tuple(parameter.shape)}. Plan again on this model."
             )
         if not parameter.is_floating_point():
-            raise PlanError(f"planned to code {self.site!r}, found it of type {parameter.dtype}; only floats are coded.")
+            raise PlanError(
+                f"planned to code {self.site!r}, found it of type {parameter.dtype}; only floats are coded."
+            )
 
         def act() -> Undo:
             codec.to(parameter.device)
@@ -120,14 +123,16 @@ class SwapModule(Edit, verb="swap"):
 
     def summary(self) -> str:
         """What the layer's kind says about its spec."""
-        return _kind(self.kind, Layer).summary(self.spec)
+        return _layer(self.kind).summary(self.spec)
 
     def prepare(self, model: nn.Module) -> Act:
         """Check that the module is there and not the root; build the component."""
         if not self.path:
-            raise PlanError("planned to swap the model itself, which cannot be done in place. Wrap it in nn.Sequential.")
+            raise PlanError(
+                "planned to swap the model itself, which cannot be done in place. Wrap it in nn.Sequential."
+            )
         module = _module(model, self.path)
-        layer = _built(_kind(self.kind, Layer), self.spec, self.site)
+        layer = _built(_layer(self.kind), self.spec, self.site)
         return lambda: swap_(model, self.path, layer.train(module.training))
 
     def to_json(self) -> dict[str, Any]:
@@ -203,19 +208,23 @@ def _module(model: nn.Module, path: str) -> nn.Module:
         raise PlanError(f"planned for {path!r}, which {type(model).__name__} does not have.{hint}") from error
 
 
-def _kind(kind: str, base: type) -> Any:
-    found = KINDS.get(kind)
-    if found is None or not issubclass(found, base):
-        known = sorted(name for name, each in KINDS.items() if issubclass(each, base))
-        raise PlanError(f"no {base.__name__.lower()} of kind {kind!r}; there are {', '.join(known)}.")
-    return found
+def _codec(kind: str) -> type[Codec]:
+    codecs = {name: each for name, each in KINDS.items() if issubclass(each, Codec)}
+    if kind not in codecs:
+        raise PlanError(f"no codec of kind {kind!r}; there are {', '.join(codecs)}.")
+    return codecs[kind]
 
 
-def _built(cls: Any, spec: Spec, site: str) -> Any:
+def _layer(kind: str) -> type[Layer]:
+    layers = {name: each for name, each in KINDS.items() if issubclass(each, Layer)}
+    if kind not in layers:
+        raise PlanError(f"no layer of kind {kind!r}; there are {', '.join(layers)}.")
+    return layers[kind]
+
+
+def _built(cls: type[Kind], spec: Spec, site: str) -> Kind:
     try:
         with torch.no_grad():
             return cls.from_spec(spec)
     except (ValueError, TypeError, KeyError) as error:
         raise PlanError(f"the plan for {site!r} cannot be built: {error}") from error
-
-

@@ -39,12 +39,12 @@ class Plan:
 
     def __str__(self) -> str:
         """A headline and a line for each candidate."""
-        width = max((len(row.site) for row in (*self.edits, *self.skipped)), default=0)
+        names = [edit.site for edit in self.edits] + [row.site for row in self.skipped]
+        width = max(map(len, names), default=0)
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
-        lines = [
-            f"{self.method} on {self.model}: {len(self.edits)} {'edit' if len(self.edits) == 1 else 'edits'}{skipped}, "
-            f"{_millions(self.before)} → {_millions(self.after)} parameters"
-        ]
+        edits = f"{len(self.edits)} {'edit' if len(self.edits) == 1 else 'edits'}"
+        numbers = f"{_millions(self.before)} → {_millions(self.after)} parameters"
+        lines = [f"{self.method} on {self.model}: {edits}{skipped}, {numbers}"]
         lines += [f"  {edit.site:<{width}}  {edit.summary()}" for edit in self.edits]
         lines += [f"  {row.site:<{width}}  skipped: {row.reason}" for row in self.skipped]
         return "\n".join(lines)

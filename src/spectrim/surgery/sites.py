@@ -184,4 +184,3 @@ def nearest_names(name: str, names: Iterable[str]) -> list[str]:
                           for depth in range(1, len(parts)))  # fmt: skip
     pool = [*heads, *known] if re.search(r"[*?\[]", name) else [*known, *heads]
     return difflib.get_close_matches(name, pool, n=3, cutoff=0.5)
-

@@ -91,7 +91,9 @@ def idct(x: Float[Tensor, "*shape"], axis: int = -1, norm: Norm = "ortho") -> Fl
     return idctn(x, axes=(axis,), norm=norm)
 
 
-def dctn(x: Float[Tensor, "*shape"], axes: Sequence[int] | None = None, norm: Norm = "ortho") -> Float[Tensor, "*shape"]:
+def dctn(
+    x: Float[Tensor, "*shape"], axes: Sequence[int] | None = None, norm: Norm = "ortho"
+) -> Float[Tensor, "*shape"]:
     """DCT-II along several axes (all by default), as ``scipy.fft.dctn(x, type=2, axes=axes, norm=norm)``.
 
     Half-precision input is transformed in float32 and returned in its own dtype.
@@ -99,7 +101,9 @@ def dctn(x: Float[Tensor, "*shape"], axes: Sequence[int] | None = None, norm: No
     return _along(x, axes, lambda n, like: forward_basis(n, norm=norm, dtype=like.dtype, device=like.device))
 
 
-def idctn(x: Float[Tensor, "*shape"], axes: Sequence[int] | None = None, norm: Norm = "ortho") -> Float[Tensor, "*shape"]:
+def idctn(
+    x: Float[Tensor, "*shape"], axes: Sequence[int] | None = None, norm: Norm = "ortho"
+) -> Float[Tensor, "*shape"]:
     """Inverse of :func:`dctn`.
 
     >>> x = torch.arange(6.0).reshape(2, 3)

@@ -14,6 +14,7 @@ References:
     Zhao et al. 2023, "Frequency Regularization" (arXiv 2304.07973), the zigzag order of the released code.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -38,7 +39,7 @@ def shell_sizes(shape: Sequence[int], *, order: Order = "l1-lex") -> list[int]:
     _check(shape, order)
     if order == "linf":
         cubes = [math.prod(min(n, side) for n in shape) for side in range(max(shape) + 1)]
-        return [after - before for before, after in zip(cubes, cubes[1:], strict=False)]
+        return [after - before for before, after in itertools.pairwise(cubes)]
     return [int(count) for count in _sum_counts(shape)]
 
 
@@ -144,7 +145,9 @@ def _last(shape: Sequence[int], kept: int, order: Order) -> tuple[int, tuple[int
     """Level and index of the last of the first ``kept`` indices."""
     sizes = shell_sizes(shape, order=order)
     if not 1 <= kept <= math.prod(shape):
-        raise ValueError(f"kept must lie in [1, {math.prod(shape)}] for a spectrum of shape {tuple(shape)}, got {kept}.")
+        raise ValueError(
+            f"kept must lie in [1, {math.prod(shape)}] for a spectrum of shape {tuple(shape)}, got {kept}."
+        )
     level, before = 0, 0
     while before + sizes[level] < kept:
         before += sizes[level]
