@@ -95,6 +95,20 @@ def _name(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
+@pytest.fixture
+def registries():
+    """A page may define a method or a component; other tests must not find it registered."""
+    from spectrim.methods import METHODS
+    from spectrim.nn import KINDS
+
+    before = [(registry, dict(registry)) for registry in (METHODS, KINDS)]
+    yield
+    for registry, entries in before:
+        registry.clear()
+        registry.update(entries)
+
+
+@pytest.mark.usefixtures("registries")
 @pytest.mark.parametrize("page", _pages(having="python"), ids=_name)
 def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
