@@ -70,18 +70,18 @@ def test_a_convolution_follows_the_official_trace():
     trace = official_truncation(2304, 0.1, decay=0.1)
     counts = [trace.count(step / trace.steps) for step in range(trace.steps + 1)]
     assert [int(count) for count in expected.split()] == counts[1:61]
-    assert (231, 2304) == (counts[-1], counts[0])
+    assert (counts[-1], counts[0]) == (231, 2304)
 
 
 def test_a_convolution_at_its_floor_freezes_after_62_steps():
     trace = official_truncation(2304, 0.01, decay=0.05)
-    assert (62, 128) == (trace.steps, trace.target)
-    assert [2304, 2190, 2082, 1979, 1881, 1789, 1700, 1616, 1537, 1461] == [trace.count(t / 62) for t in range(1, 11)]
+    assert (trace.steps, trace.target) == (62, 128)
+    assert [trace.count(t / 62) for t in range(1, 11)] == [2304, 2190, 2082, 1979, 1881, 1789, 1700, 1616, 1537, 1461]
 
 
 def test_a_linear_layer_follows_the_official_trace():
     trace = official_truncation(2048, 0.2, decay=0.05, floor=255)
-    assert (139, 411) == (trace.steps, trace.target)
+    assert (trace.steps, trace.target) == (139, 411)
     expected = [2048, 1967, 1889, 1815, 1745, 1678, 1614, 1554, 1497, 1443, 1391, 1342]
     assert expected == [trace.count(t / 139) for t in range(1, 13)]
 
@@ -89,8 +89,8 @@ def test_a_linear_layer_follows_the_official_trace():
 def test_a_transposed_convolution_follows_the_official_linear_trace():
     trace = official_truncation(2048, 0.1, decay=0.01, floor=31, transposed=True)
     counts = [trace.count(step / trace.steps) for step in range(1, trace.steps + 1)]
-    assert [2048, 2028, 2008, 1987, 1967, 1946] == counts[:6]
-    assert (205, 91) == (counts[-1], counts.index(205) + 1)
+    assert counts[:6] == [2048, 2028, 2008, 1987, 1967, 1946]
+    assert (counts[-1], counts.index(205) + 1) == (205, 91)
 
 
 @pytest.mark.parametrize(
@@ -140,5 +140,5 @@ def test_a_truncation_survives_json(truncation):
     ids=str,
 )  # fmt: skip
 def test_a_truncation_from_a_stranger_is_checked(data):
-    with pytest.raises(ValueError, match="truncation|target|schedule"):
+    with pytest.raises(ValueError, match=r"truncation|target|schedule"):
         Truncation.from_json(data)

@@ -60,8 +60,8 @@ def test_weights_of_every_kind_are_candidates():
         "mha.in_proj_weight",
         "mha.out_proj.weight",
     }
-    assert 96 // 2 == found["c1.weight"]
-    assert {"embed.weight": "no convolution or linear weight; name it in where to code it"} == skips(model)
+    assert found["c1.weight"] == 96 // 2
+    assert skips(model) == {"embed.weight": "no convolution or linear weight; name it in where to code it"}
 
 
 def test_any_parameter_can_be_coded_by_name():
@@ -74,13 +74,15 @@ def test_any_parameter_can_be_coded_by_name():
             self.head = nn.Linear(16, 10)
 
     method = FrequencyRegularization(keep=0.1)
-    assert {"pos_embed": 104, "embed.weight": 8, "head.bias": 1} == kept(
-        Vit(), method, where=["pos_embed", "embed.weight", "head.bias"]
-    )
-    assert {"head.weight": 16} == kept(Vit(), method, where="*")
+    assert kept(Vit(), method, where=["pos_embed", "embed.weight", "head.bias"]) == {
+        "pos_embed": 104,
+        "embed.weight": 8,
+        "head.bias": 1,
+    }
+    assert kept(Vit(), method, where="*") == {"head.weight": 16}
     model = compress_(Vit(), method, where=["pos_embed", "head"])
     anneal_(model, 1.0)
-    assert ["pos_embed", "head.weight"] == [entry.site for entry in coded(model)]
+    assert [entry.site for entry in coded(model)] == ["pos_embed", "head.weight"]
     assert model.pos_embed.shape == (1, 65, 16)
     assert isinstance(finalize_(model).pos_embed, nn.Parameter)
 
@@ -88,8 +90,8 @@ def test_any_parameter_can_be_coded_by_name():
 def test_per_layer_values_take_the_first_match_and_leave_the_rest_dense():
     model = nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 10), nn.Linear(10, 10))
     method = FrequencyRegularization(keep={"0": 0.5, "[01].*": 0.2}, floor={"1": 30})
-    assert {"0.weight": 50, "1.weight": 30} == kept(model, method)
-    assert {"2.weight": "no pattern of keep matches"} == skips(model, method)
+    assert kept(model, method) == {"0.weight": 50, "1.weight": 30}
+    assert skips(model, method) == {"2.weight": "no pattern of keep matches"}
 
 
 def test_what_cannot_be_coded_is_skipped_by_name():
@@ -99,9 +101,9 @@ def test_what_cannot_be_coded_is_skipped_by_name():
     model["lstm"], model["lazy"] = nn.LSTM(4, 4), nn.LazyLinear(4)
     model["complex"] = nn.Linear(4, 4, dtype=torch.complex64)
     found = skips(model, where=["*", "lstm.weight_ih_l0"])
-    assert "tied with tied.weight" == found["a.weight"]
-    assert "tied with a.weight" == found["tied.weight"]
-    assert "already parametrized by _SpectralNorm" == found["sn.weight"]
+    assert found["a.weight"] == "tied with tied.weight"
+    assert found["tied.weight"] == "tied with a.weight"
+    assert found["sn.weight"] == "already parametrized by _SpectralNorm"
     assert found["lstm.weight_ih_l0"].startswith("recurrent layers")
     assert found["lazy.weight"].startswith("not initialised yet")
     assert "torch.complex64" in found["complex.weight"]
@@ -109,9 +111,9 @@ def test_what_cannot_be_coded_is_skipped_by_name():
 
 
 def test_a_model_without_weights_has_no_candidates():
-    with pytest.raises(SiteError, match="leaves none of the 0 candidate tensors of ReLU|no candidate"):
-        plan(nn.ReLU(), FrequencyRegularization(), where=lambda name, module: True)
-    assert () == plan(nn.ReLU(), FrequencyRegularization()).edits
+    with pytest.raises(SiteError, match="leaves none of the 0 candidate tensors of ReLU"):
+        plan(nn.ReLU(), FrequencyRegularization(), where=lambda *_: True)
+    assert plan(nn.ReLU(), FrequencyRegularization()).edits == ()
 
 
 def test_coding_twice_is_refused_until_decoded():
@@ -132,10 +134,13 @@ def test_compat_keeps_the_official_counts_per_layer():
         }
     )
     method = FrequencyRegularization(keep=0.01, compat="fr2023")
-    assert {"conv.weight": 370, "fc.weight": 256, "small.weight": 128, "up.weight": 32} == kept(model, method)
-    assert {"conv.weight": 33, "fc.weight": 33, "small.weight": 33, "up.weight": 33} == kept(
-        model, FrequencyRegularization(keep=1e-7, floor=32, compat="fr2023", decay=0.1)
-    )
+    assert kept(model, method) == {"conv.weight": 370, "fc.weight": 256, "small.weight": 128, "up.weight": 32}
+    assert kept(model, FrequencyRegularization(keep=1e-7, floor=32, compat="fr2023", decay=0.1)) == {
+        "conv.weight": 33,
+        "fc.weight": 33,
+        "small.weight": 33,
+        "up.weight": 33,
+    }
 
 
 def test_compat_runs_all_layers_on_one_clock():
@@ -143,15 +148,15 @@ def test_compat_runs_all_layers_on_one_clock():
     compress_(model, FrequencyRegularization(keep=0.01, compat="fr2023"))
     anneal_(model, 2738 / 10194)
     counts = {entry.site: entry.codec.count for entry in coded(model)}
-    assert 128 == counts["small.weight"]
+    assert counts["small.weight"] == 128
     assert counts["conv.weight"] > 370
     anneal_(model, 1.0)
-    assert {"conv.weight": 370, "small.weight": 128} == {entry.site: entry.codec.count for entry in coded(model)}
+    assert {entry.site: entry.codec.count for entry in coded(model)} == {"conv.weight": 370, "small.weight": 128}
 
 
 def test_truncated_at_once_starts_at_the_target():
     model = compress_(nn.Linear(20, 20), FrequencyRegularization(keep=0.1, schedule="at-once"))
-    assert 40 == coded(model)[0].codec.count
+    assert coded(model)[0].codec.count == 40
 
 
 def test_subclasses_with_a_forward_of_their_own_are_coded_all_the_same():

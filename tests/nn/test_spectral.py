@@ -51,7 +51,7 @@ def test_what_is_written_is_all_that_counts(shape, data):
 
 def test_written_coefficients_come_in_the_order():
     codec = SpectralCodec((4, 4), 6)
-    assert [0, 1, 4, 2, 5, 8] == codec.packed(torch.arange(16.0).reshape(4, 4))[0].tolist()
+    assert codec.packed(torch.arange(16.0).reshape(4, 4))[0].tolist() == [0, 1, 4, 2, 5, 8]
 
 
 def test_the_gradient_is_the_truncated_spectrum_of_the_dense_gradient():
@@ -119,7 +119,7 @@ def test_annealing_is_monotone_and_evaluation_moves_nothing():
         codec.eval()(torch.zeros(8, 8))
         counts.append(int(codec.kept))
     assert counts == sorted(counts, reverse=True)
-    assert (4, 4) == (counts[-1], codec.count)
+    assert (counts[-1], codec.count) == (4, 4)
 
 
 def test_the_box_follows_the_count_a_handful_of_times():
@@ -129,7 +129,7 @@ def test_the_box_follows_the_count_a_handful_of_times():
         SpectralCodec.anneal_together_([codec], step / 1000)
         boxes.add(codec.box)
     assert len(boxes) <= 6
-    assert (4, 4, 3, 3) == codec.box
+    assert codec.box == (4, 4, 3, 3)
 
 
 def test_the_count_is_in_the_state_and_sets_the_box_when_loaded():
@@ -137,7 +137,7 @@ def test_the_count_is_in_the_state_and_sets_the_box_when_loaded():
     SpectralCodec.anneal_together_([source], 0.4)
     target = SpectralCodec((64, 64, 3, 3), truncation=Truncation(36_864, 33))
     target.load_state_dict(source.state_dict())
-    assert ["kept"] == list(source.state_dict())
+    assert list(source.state_dict()) == ["kept"]
     assert (source.count, source.box, int(source.cut)) == (target.count, target.box, int(target.cut))
 
 
@@ -194,7 +194,7 @@ def test_a_spec_from_a_stranger_is_checked(spec):
 def test_a_spec_rebuilds_the_codec_and_leaves_out_its_history():
     codec = SpectralCodec((8, 8), truncation=Truncation(64, 8), order="linf", norm="backward")
     SpectralCodec.anneal_together_([codec], 1.0)
-    assert {"shape": [8, 8], "kept": 8, "order": "linf", "norm": "backward"} == codec.spec()
+    assert codec.spec() == {"shape": [8, 8], "kept": 8, "order": "linf", "norm": "backward"}
     assert codec.spec() == SpectralCodec.from_spec(codec.spec()).spec()
 
 
@@ -208,5 +208,5 @@ def test_spectra_are_drawn_as_the_authors_do():
     nn.utils.parametrize.register_parametrization(model[0], "weight", SpectralCodec((100, 100)))
     draw_spectra_(model, generator=torch.Generator().manual_seed(0))
     code = model[0].parametrizations.weight.original
-    assert 0.1 == pytest.approx(code.std().item(), rel=0.05)
-    assert 0.1 == pytest.approx(model[0].weight.std().item(), rel=0.05)
+    assert pytest.approx(code.std().item(), rel=0.05) == 0.1
+    assert pytest.approx(model[0].weight.std().item(), rel=0.05) == 0.1

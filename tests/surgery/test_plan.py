@@ -50,7 +50,7 @@ FACTORED = {"in": 6, "out": 6, "core": [2, 2], "bias": True, "norm": "ortho"}
         (SwapModule("", "spectral-factored-linear", FACTORED), r"swap the model itself.*Wrap it in nn\.Sequential"),
         (SwapModule("2", "spectral", FACTORED), r"no layer of kind 'spectral'"),
     ],
-    ids=lambda value: "",
+    ids=repr,
 )
 def test_a_plan_that_does_not_fit_changes_nothing(bad, message):
     model = net()

@@ -71,7 +71,7 @@ def test_shells_cumulate_as_in_the_paper(shape, expected):
     assert expected == list(itertools.accumulate(shell_sizes(shape)))[:10]
 
 
-@pytest.mark.parametrize(("shape", "kept", "box", "digest"), MASKS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("shape", "kept", "box", "digest"), MASKS, ids=str)
 def test_masks_and_boxes_are_those_of_the_paper(shape, kept, box, digest):
     mask = keys(shape, shape) <= cut_key(shape, kept)
     assert digest == hashlib.sha256(mask.to(torch.uint8).numpy().tobytes()).hexdigest()[:16]

@@ -108,12 +108,10 @@ class SpectralCodec(Codec, kind="spectral"):
 
     def _decode(self, code: Tensor) -> Tensor:
         with torch.autocast(code.device.type, enabled=False):
-            decoded = self.core(code).to(self._dtype)
-            sides = list(decoded.shape)
-            axes, bases = self._axes(), [self.get_buffer(f"basis_{number}") for number in range(len(self._axes()))]
-            decoded = decoded.reshape([math.prod(sides[axis] for axis in group) for group in axes])
+            bases = [self.get_buffer(f"basis_{number}") for number in range(len(self._axes()))]
+            decoded = self.core(code).to(self._dtype).reshape([basis.shape[1] for basis in bases])
             # The kernel's axes first, while the tensor is small; then C_in, and C_out last, in place.
-            for number in reversed(range(len(axes))):
+            for number in reversed(range(len(bases))):
                 decoded = apply_along(decoded, bases[number], number)
             return decoded.reshape(self.shape).to(code.dtype)
 

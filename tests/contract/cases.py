@@ -1,0 +1,60 @@
+"""Every method once, and the models they are tried on. A new method adds its line to CASES and inherits every law."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from spectrim import FrequencyRegularization
+from spectrim.methods import Method
+
+
+class Residual(nn.Module):
+    """Convolutions (plain, grouped, pointwise), norms, a skip connection and a classifier: small, but all there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(16)
+        self.grouped = nn.Conv2d(16, 16, 3, padding=1, groups=4)
+        self.mix = nn.Conv2d(16, 16, 1)
+        self.fc = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.stem(x)))
+        x = x + self.mix(torch.relu(self.grouped(x)))
+        return self.fc(x.mean((2, 3)))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method at work: ``method`` drops most, ``lossless`` drops nothing."""
+
+    name: str
+    method: Method
+    lossless: Method
+    build: Callable[[], nn.Module] = Residual
+    input_shape: tuple[int, ...] = (4, 3, 12, 12)
+
+    def model(self) -> nn.Module:
+        """A fresh model with the same weights every time, its norms calibrated."""
+        with torch.random.fork_rng():
+            torch.manual_seed(7)
+            model = self.build()
+            model(torch.randn(self.input_shape))
+        return model.eval()
+
+    def batch(self) -> Tensor:
+        """The same input every time."""
+        return torch.randn(self.input_shape, generator=torch.Generator().manual_seed(3))
+
+
+CASES = [
+    Case("frequency regularization", FrequencyRegularization(keep=0.1), FrequencyRegularization(keep=1.0)),
+    Case(
+        "frequency regularization, official",
+        FrequencyRegularization(keep=0.1, floor=20, compat="fr2023", decay=0.01),
+        FrequencyRegularization(keep=1.0, order="linf", norm="backward"),
+    ),
+]
