@@ -1,16 +1,69 @@
-"""Make trained vision networks smaller and faster in the frequency domain."""
+"""Make trained vision networks smaller and faster in the frequency domain.
 
-from spectrim.errors import ArtifactError as ArtifactError
-from spectrim.errors import DataError as DataError
-from spectrim.errors import OrderError as OrderError
-from spectrim.errors import PlanError as PlanError
-from spectrim.errors import SiteError as SiteError
-from spectrim.errors import SpectrimError as SpectrimError
-from spectrim.errors import UnsupportedError as UnsupportedError
-from spectrim.methods import FrequencyRegularization as FrequencyRegularization
-from spectrim.surgery import Plan as Plan
-from spectrim.verbs import anneal_ as anneal_
-from spectrim.verbs import compress_ as compress_
-from spectrim.verbs import finalize_ as finalize_
-from spectrim.verbs import penalty as penalty
-from spectrim.verbs import plan as plan
+Names are imported when they are first used, so that the command line answers ``--help`` before torch is loaded.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spectrim.errors import (
+        ArtifactError,
+        DataError,
+        OrderError,
+        PlanError,
+        SiteError,
+        SpectrimError,
+        UnsupportedError,
+    )
+    from spectrim.methods import FrequencyRegularization
+    from spectrim.surgery import Plan
+    from spectrim.verbs import anneal_, compress_, finalize_, inspect, load_, penalty, plan, save
+
+_HOMES = {
+    "spectrim.errors": (
+        "ArtifactError",
+        "DataError",
+        "OrderError",
+        "PlanError",
+        "SiteError",
+        "SpectrimError",
+        "UnsupportedError",
+    ),
+    "spectrim.methods": ("FrequencyRegularization",),
+    "spectrim.surgery": ("Plan",),
+    "spectrim.verbs": ("anneal_", "compress_", "finalize_", "inspect", "load_", "penalty", "plan", "save"),
+}
+
+__all__ = [
+    "ArtifactError",
+    "DataError",
+    "FrequencyRegularization",
+    "OrderError",
+    "Plan",
+    "PlanError",
+    "SiteError",
+    "SpectrimError",
+    "UnsupportedError",
+    "anneal_",
+    "compress_",
+    "finalize_",
+    "inspect",
+    "load_",
+    "penalty",
+    "plan",
+    "save",
+]
+
+
+def __getattr__(name: str) -> object:
+    for home, names in _HOMES.items():
+        if name in names:
+            value: object = getattr(import_module(home), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module 'spectrim' has no attribute {name!r}; its names are {', '.join(__all__)}.")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

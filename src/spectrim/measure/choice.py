@@ -46,7 +46,9 @@ def faster(module: nn.Module, than: nn.Module, x: Tensor, *, margin: float = 0.0
         seconds: Least time to spend on each, three times over.
     """
     with torch.no_grad():
-        timers = [Timer("f(x)", globals={"f": each, "x": x}, num_threads=torch.get_num_threads()) for each in (module, than)]
+        timers = [
+            Timer("f(x)", globals={"f": each, "x": x}, num_threads=torch.get_num_threads()) for each in (module, than)
+        ]
         rounds = [[timer.blocked_autorange(min_run_time=seconds).median for timer in timers] for _ in range(3)]
     ours, theirs = (min(times) for times in zip(*rounds, strict=True))
-    return ours < (1 - margin) * theirs
+    return bool(ours < (1 - margin) * theirs)
