@@ -1,0 +1,89 @@
+"""What the numbers of a run do not say by themselves: sentences for the page, each only where it applies."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from spectrim.report import units
+from spectrim.report.reading import at, mappings, number, text
+
+
+def notes(result: Mapping[str, Any]) -> list[str]:
+    """Honest remarks on a result.
+
+    Args:
+        result: The dictionary of ``result.json``.
+
+    >>> notes({"dense": {"macs": 5}, "compressed": {"macs": 5}})
+    ['The compression saves storage and transfer, not time: the weights are decoded when the file is loaded, and ...]
+    """
+    found = [_chance(result), _speed(result), _dtype(result), _plain(result), _loaded(result), _skips(result)]
+    return [note for note in found if note]
+
+
+def _chance(result: Mapping[str, Any]) -> str:
+    """How much of the difference in accuracy may be chance."""
+    images = number(result, "data", "test")
+    before, after = number(result, "dense", "metric"), number(result, "compressed", "metric")
+    if not images or before is None or after is None or text(result, "metric", "name") != "accuracy":
+        return ""
+    error = 100 * math.sqrt(max(before * (1 - before), after * (1 - after), 0.0) / images)
+    seed = number(result, "seed")
+    return (
+        f"The accuracy was measured on {images:,.0f} images: one image is {100 / images:.2g} points, and the standard "
+        f"error of each figure is {error:.2g} points. "
+        + (f"This is one run with seed {seed:.0f}; others differ." if seed is not None else "This is one run.")
+    )
+
+
+def _speed(result: Mapping[str, Any]) -> str:
+    before, after = number(result, "dense", "macs"), number(result, "compressed", "macs")
+    if before is None or after is None or before <= 0:
+        return ""
+    if after == before:
+        return (
+            "The compression saves storage and transfer, not time: the weights are decoded when the file is loaded, and "
+            "the network then computes what it computed before."
+        )
+    old, new = number(result, "dense", "latency_ms"), number(result, "compressed", "latency_ms")
+    if old and new and after < before and new > 0.97 * old:
+        return (
+            f"There are {units.change(before, after, less='fewer', more='more')} multiplications, and still the network "
+            "is not faster here: what is left is memory traffic and the cost of calls."
+        )
+    return ""
+
+
+def _dtype(result: Mapping[str, Any]) -> str:
+    dtype = text(result, "dtype").removeprefix("torch.")
+    if dtype not in {"float16", "bfloat16", "F16", "BF16"}:
+        return ""
+    return (
+        f"The dense size is that of its numbers as they lie in memory, usually four bytes each; the file stores two "
+        f"({dtype}). A factor of two of the size is therefore the number format, the rest is the method."
+    )
+
+
+def _plain(result: Mapping[str, Any]) -> str:
+    plain, payload = number(result, "compressed", "bytes", "plain"), number(result, "compressed", "bytes", "payload")
+    total = number(result, "compressed", "bytes", "total")
+    if not plain or not total or payload is None or plain < payload:
+        return ""
+    return (
+        f"{units.percent(plain / total)} of the file are tensors that the method leaves alone: biases, normalisations, "
+        "skipped layers. Keeping fewer coefficients makes it hardly smaller."
+    )
+
+
+def _loaded(result: Mapping[str, Any]) -> str:
+    if number(result, "compressed", "metric") is None or not at(result, "compressed", "bytes"):
+        return ""
+    return "The compressed network was evaluated as loaded back from the written file, rounding included."
+
+
+def _skips(result: Mapping[str, Any]) -> str:
+    skipped = mappings(result, "plan", "skipped")
+    if not skipped:
+        return ""
+    is_are = "is" if len(skipped) == 1 else "are"
+    return f"{units.plural(len(skipped), 'candidate')} {is_are} left dense, see the plan for the reasons."
