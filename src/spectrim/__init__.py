@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from spectrim.artifact import load_, save
     from spectrim.errors import (
         ArtifactError,
         DataError,
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
     )
     from spectrim.methods import FrequencyRegularization
     from spectrim.surgery import Plan
-    from spectrim.verbs import anneal_, compress_, finalize_, inspect, load_, penalty, plan, save
+    from spectrim.verbs import anneal_, compress_, finalize_, inspect, penalty, plan
 
 _HOMES = {
+    "spectrim.artifact": ("load_", "save"),
     "spectrim.errors": (
         "ArtifactError",
         "DataError",
@@ -32,7 +34,7 @@ _HOMES = {
     ),
     "spectrim.methods": ("FrequencyRegularization",),
     "spectrim.surgery": ("Plan",),
-    "spectrim.verbs": ("anneal_", "compress_", "finalize_", "inspect", "load_", "penalty", "plan", "save"),
+    "spectrim.verbs": ("anneal_", "compress_", "finalize_", "inspect", "penalty", "plan"),
 }
 
 __all__ = [

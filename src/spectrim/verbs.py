@@ -7,9 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from spectrim.artifact import load_ as load_
 from spectrim.artifact import read_structure
-from spectrim.artifact import save as save
 from spectrim.measure.choice import faster, inputs_of
 from spectrim.methods.method import Calibration, Method
 from spectrim.nn.component import Component, Layer, components
