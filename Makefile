@@ -11,6 +11,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WORKERS ?= 2
+BENCHES ?= $(shell grep -l __main__ benchmarks/*.py)
 
 # One environment, filled in two steps, so that the demo does not wait for the tools of the tests.
 # Each stamp is older than what it was made from exactly when the step has to be repeated.
@@ -39,9 +40,12 @@ check: $(DEV_READY) ## Lint, formatting, types, and the direction of the imports
 	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_architecture.py
 
 .PHONY: bench
-bench: $(DEV_READY) ## Measure (long) and write benchmarks/results/*.json, then the tables made from them.
-	$(BIN)/python -m benchmarks $(ARGS)
-	$(BIN)/python tools/tables.py
+bench: $(DEV_READY) ## Measure (hours; BENCHES=FILE for one), write benchmarks/results/*.json and the tables made from them.
+	@failed=; for script in $(BENCHES); do \
+		echo "== $$script"; $(BIN)/python $$script || failed="$$failed $$script"; \
+	done; \
+	$(BIN)/python tools/tables.py; \
+	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 .PHONY: docs
 docs: $(DOCS_READY) ## Build the documentation into docs/_build/html; a warning is an error.

@@ -11,6 +11,7 @@ A page marks the place with two comments, and everything between them belongs to
 ``NAME`` is a key of :data:`TABLES`. A table whose file does not exist yet says so; no number is typed by hand.
 """
 
+import importlib.util
 import json
 import re
 import sys
@@ -38,7 +39,42 @@ def table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-TABLES: dict[str, tuple[str, Render]] = {}
+def training_step(document: Mapping[str, Any]) -> str:
+    """What a training step costs, coded against plain."""
+    rows = [
+        [row["network"], f"{row['cpu_ms']:,.0f}", f"{row['wall_ms']:,.0f}", f"{row['cpu_ratio']:.2f}"]
+        for row in document["rows"]
+    ]
+    note = f"\n\n{_machine(document)}; batch {document['batch']}, minimum over {document['rounds']} interleaved rounds."
+    return table(["network", "processor ms", "wall ms", "against plain"], rows) + note
+
+
+def by_script(script: str) -> Render:
+    """The function ``table`` of a benchmark that prints the same table."""
+
+    def render(document: Mapping[str, Any]) -> str:
+        spec = importlib.util.spec_from_file_location(script, ROOT / "benchmarks" / f"{script}.py")
+        if spec is None or spec.loader is None:
+            sys.exit(f"benchmarks/{script}.py cannot be loaded.")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[script] = module
+        spec.loader.exec_module(module)
+        return str(module.table(document))
+
+    return render
+
+
+def _machine(document: Mapping[str, Any]) -> str:
+    hardware, versions = document["hardware"], document["versions"]
+    return (
+        f"{hardware.get('cpu', 'unknown processor')}, torch {versions.get('torch', '?')}, commit {document['commit']}"
+    )
+
+
+TABLES: dict[str, tuple[str, Render]] = {
+    "training-step": ("fr_step.json", training_step),
+    "resnet20": ("resnet20_cifar10.json", by_script("resnet20_cifar10")),
+}
 """Name of the table: the file under benchmarks/results, and the function that makes Markdown from it."""
 
 
@@ -72,7 +108,7 @@ def main(arguments: list[str]) -> int:
     stale = [page for page in pages() if page.read_text(encoding="utf-8") != updated(page.read_text(encoding="utf-8"))]
     for page in stale:
         print(
-            f"{page.relative_to(ROOT)} {'is out of date: run `make tables`' if '--check' in arguments else 'rewritten'}"
+            f"{page.relative_to(ROOT)} {'is out of date: run `python tools/tables.py`' if '--check' in arguments else 'rewritten'}"
         )
         if "--check" not in arguments:
             page.write_text(updated(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,42 @@
+"""The tables in README and docs say what the benchmarks' files say."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tools import tables
+
+
+@pytest.mark.parametrize("page", tables.pages(), ids=lambda page: page.relative_to(tables.ROOT).as_posix())
+def test_the_tables_of_a_page_are_up_to_date(page: Path):
+    text = page.read_text(encoding="utf-8")
+    assert text == tables.updated(text), "run `python tools/tables.py`"
+
+
+def test_a_number_typed_by_hand_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(tables.TABLES, "example", ("example.json", lambda document: f"| {document['x']} |"))
+    (tmp_path / "example.json").write_text(json.dumps({"x": 41}))
+    page = "before\n<!-- table: example -->\n\n| 42 |\n\n<!-- /table -->\nafter\n"
+    assert tables.updated(page, results=tmp_path) == page.replace("42", "41")
+
+
+def test_a_missing_file_is_said_and_not_hidden(tmp_path: Path):
+    name, (file, _) = next(iter(tables.TABLES.items()))
+    assert file in tables.rendered(name, results=tmp_path)
+
+
+def test_an_unknown_table_ends_the_program():
+    with pytest.raises(SystemExit, match="no table is called 'nothing'"):
+        tables.rendered("nothing")
+
+
+def test_every_table_stands_somewhere():
+    text = "".join(page.read_text(encoding="utf-8") for page in tables.pages())
+    assert all(f"<!-- table: {name} -->" in text for name in tables.TABLES)
+
+
+def test_every_file_of_results_has_a_table():
+    files = {path.name for path in tables.RESULTS.glob("*.json")}
+    shown = {file for file, _ in tables.TABLES.values()}
+    assert files <= shown, "add a function to TABLES in tools/tables.py and the marks to a page"
