@@ -29,15 +29,18 @@ demo: $(DEMO_READY) ## Train LeNet-5 on the digits, compress it to 1 %, write th
 		--seed 0 --out runs/demo --overwrite
 
 .PHONY: test
-test: $(DEV_READY) check ## Lint, check types, run all tests (doctests of src included).
+test: lint ## Lint, check types, run all tests (doctests of src included; ARGS="-k spectral" for some).
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(ARGS)
 
 .PHONY: check
-check: $(DEV_READY) ## Lint, formatting, types, and the direction of the imports.
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_architecture.py
+check: lint ## Lint, formatting, types, and the direction of the imports: less than a minute.
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+.PHONY: lint
+lint: $(DEV_READY) ## Lint, formatting, types.
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check .
+	$(BIN)/mypy --no-error-summary
 
 .PHONY: bench
 bench: $(DEV_READY) ## Measure (hours; BENCHES=FILE for one), write benchmarks/results/*.json and the tables made from them.
