@@ -1,0 +1,105 @@
+"""What ``spectrim compress`` is asked to do, as data: two equal jobs give the same artifact, byte for byte."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from spectrim.training.recipe import Recipe, Recipes, recipes_for
+from spectrim.training.source import NORMALIZATIONS, Normalization
+
+Precision = Literal["no", "bf16", "fp16"]
+NumberType = Literal["float16", "bfloat16", "float32"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Train or load a dense network, compress it, fine-tune it, measure both.
+
+    Attributes:
+        model: Name of the network, see :func:`spectrim.training.models.build`.
+        data: Name of the source, see :func:`spectrim.training.sources.open_source`.
+        method: Name of the method.
+        settings: Its hyper-parameters, by name.
+        where: Which sites, as globs; all candidates if None.
+        weights: File with pretrained weights; the dense network is then not trained unless epochs are asked for.
+        dense_epochs, epochs: Of the dense and the compressing phase; the recipe's if None.
+        batch_size, lr, dense_lr, optimizer, anneal: In place of the recipe's, where given.
+        seed: Of everything random.
+        precision: In which the forward passes are computed.
+        dtype: In which the artifact's numbers are written.
+        norms: Whether the artifact's batch norms are exact or folded.
+        image_size: Images are scaled to this side; what suits the source if None.
+        normalize: By which statistics pixels are scaled.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    model: str
+    data: str
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    where: tuple[str, ...] | None = None
+    weights: Path | None = None
+    dense_epochs: int | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    dense_lr: float | None = None
+    optimizer: Literal["adamw", "sgd"] | None = None
+    anneal: float | None = None
+    seed: int = 0
+    precision: Precision = "no"
+    dtype: NumberType = "float16"
+    norms: Literal["exact", "folded"] = "exact"
+    image_size: int | None = None
+    normalize: Normalization = "data"
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"the seed must be at least 0, got {self.seed}.")
+        if self.normalize not in NORMALIZATIONS:
+            raise ValueError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, got {self.normalize!r}.")
+        self.recipes()  # refuses what is out of range
+
+    def recipes(self) -> Recipes:
+        """How both phases train: the network's card, and on top what was asked for."""
+        card = recipes_for(self.model)
+        dense_epochs = self.dense_epochs
+        if dense_epochs is None and self.weights is not None:
+            dense_epochs = 0
+        return Recipes(
+            dense=_changed(card.dense, epochs=dense_epochs, batch_size=self.batch_size, lr=self.dense_lr),
+            compressed=_changed(
+                card.compressed,
+                epochs=self.epochs,
+                batch_size=self.batch_size,
+                lr=self.lr,
+                optimizer=self.optimizer,
+                anneal=self.anneal,
+            ),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What the artifact depends on, in full; the weights by the name of their file."""
+        recipes = self.recipes()
+        return {
+            "model": self.model,
+            "data": self.data,
+            "method": self.method,
+            "settings": dict(self.settings),
+            "where": None if self.where is None else list(self.where),
+            "weights": None if self.weights is None else self.weights.name,
+            "recipe": {"dense": recipes.dense.to_json(), "compressed": recipes.compressed.to_json()},
+            "seed": self.seed,
+            "precision": self.precision,
+            "dtype": self.dtype,
+            "norms": self.norms,
+            "image_size": self.image_size,
+            "normalize": self.normalize,
+        }
+
+
+def _changed(recipe: Recipe, **values: Any) -> Recipe:
+    return replace(recipe, **{name: value for name, value in values.items() if value is not None})

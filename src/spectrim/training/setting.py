@@ -1,0 +1,159 @@
+"""A job made concrete: data opened, network and method checked, before any time is spent on training."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+
+import spectrim
+from spectrim.errors import DataError, SiteError, UnsupportedError
+from spectrim.methods import METHODS
+from spectrim.methods.method import Method
+from spectrim.training.job import Job
+from spectrim.training.loop import Phase
+from spectrim.training.models import Fit, build, channels_of, check_output
+from spectrim.training.randomness import seed_everything
+from spectrim.training.source import Preprocessing, Source
+from spectrim.training.sources import open_source
+from spectrim.training.weights import load_file_
+
+_CALIBRATION = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What the phases of a job share.
+
+    Attributes:
+        job: What was asked for.
+        accelerator: Where it runs, with whom, and in which precision.
+        source: The images.
+        prepare: From pixels to what the network sees.
+        method: With its hyper-parameters.
+    """
+
+    job: Job
+    accelerator: Accelerator
+    source: Source
+    prepare: Preprocessing
+    method: Method
+
+    def network(self) -> nn.Module:
+        """The network with its first weights: pretrained, or drawn from the seed."""
+        seed_everything(self.job.seed)
+        model = build(self.job.model, fit_to(self.source))
+        if self.job.weights is not None:
+            load_file_(model, self.job.weights)
+        return model.to(self.accelerator.device)
+
+    def phase(self, number: int) -> Phase:
+        """The dense (0) or the compressing (1) phase."""
+        recipes = self.job.recipes()
+        recipe = recipes.compressed if number else recipes.dense
+        return Phase(number=number, recipe=recipe, source=self.source, prepare=self.prepare, seed=self.job.seed)
+
+    def example(self, count: int = 1) -> Tensor:
+        """A few test images as the network sees them."""
+        pixels, _ = self.source.test.batch(torch.arange(min(count, len(self.source.test))))
+        return self.prepare(pixels.to(self.accelerator.device))
+
+    def plan(self, model: nn.Module) -> spectrim.Plan:
+        """What the method would do, decided by the first process for all."""
+        text = None
+        if self.accelerator.is_main_process or self.accelerator.num_processes == 1:
+            where = None if self.job.where is None else list(self.job.where)
+            text = spectrim.plan(model, self.method, where=where, calibration=_Calibration(self)).to_json()
+        if self.accelerator.num_processes > 1:
+            (text,) = broadcast_object_list([text])
+        return spectrim.Plan.from_json(str(text))
+
+
+class _Calibration:
+    """Some batches of training images, always the same."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+
+    def __iter__(self) -> Iterator[Tensor]:
+        setting = self._setting
+        rows = setting.phase(1).rows(0).new_tensor(range(min(_CALIBRATION * 64, len(setting.source.train))))
+        for some in torch.split(rows, 64):
+            yield setting.prepare(setting.source.train.batch(some)[0].to(setting.accelerator.device))
+
+
+def fit_to(source: Source) -> Fit:
+    """What a network for these images has to be built for."""
+    channels, height, width = source.shape
+    return Fit(channels=channels, size=height if height == width else None, num_classes=source.num_classes)
+
+
+def preprocessing(model: nn.Module, source: Source, normalize: str = "data") -> Preprocessing:
+    """From the pixels of a source to what a network sees; grey images are repeated for a network that wants colour.
+
+    Raises:
+        DataError: The network wants another number of channels.
+    """
+    channels = source.shape[0]
+    wanted = channels_of(model, channels)
+    if wanted != channels and channels != 1:
+        raise DataError(f"{source.name}: images of {channels} channels, the network reads {wanted}.")
+    mean, std = source.statistics(normalize)  # type: ignore[arg-type]  # the job has checked the word
+    return Preprocessing(mean, std, wanted)
+
+
+def method_for(job: Job) -> Method:
+    """The method of a job.
+
+    Raises:
+        SiteError: There is no such method.
+        ValueError: A hyper-parameter is unknown or out of range.
+    """
+    if job.method not in METHODS:
+        raise SiteError(f"no method {job.method!r}. There are {', '.join(METHODS)}.")
+    try:
+        return METHODS[job.method](**job.settings)
+    except TypeError as error:
+        raise ValueError(f"{job.method}: {error}.") from error
+
+
+def settle(job: Job, *, cpu: bool = False) -> Setting:
+    """Open the data, build the network once, plan once.
+
+    Args:
+        job: What is asked for.
+        cpu: Leave an accelerator alone.
+
+    Raises:
+        SpectrimError: Something that was asked for is missing, or does not fit together.
+        ValueError: A value is out of range.
+    """
+    method = method_for(job)
+    accelerator = accelerator_for(job.precision, cpu=cpu)
+    source = open_source(job.data, image_size=job.image_size)
+    seed_everything(job.seed)
+    draft = build(job.model, fit_to(source))
+    prepare = preprocessing(draft, source, job.normalize)
+    setting = Setting(job=job, accelerator=accelerator, source=source, prepare=prepare, method=method)
+    model = setting.network()
+    check_output(job.model, model, setting.example(2), source.test.labels[:2], source.num_classes)
+    spectrim.plan(
+        model, method, where=None if job.where is None else list(job.where), calibration=_Calibration(setting)
+    )
+    return setting
+
+
+def accelerator_for(precision: str, *, cpu: bool = False) -> Accelerator:
+    """Where to run.
+
+    Raises:
+        UnsupportedError: The precision is not available there.
+    """
+    try:
+        return Accelerator(mixed_precision=precision, cpu=cpu)
+    except ValueError as error:
+        raise UnsupportedError(
+            f"--precision {precision} is not available here: {error} bf16 and no work everywhere."
+        ) from error
