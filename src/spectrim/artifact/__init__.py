@@ -1,5 +1,6 @@
 """One small file per model: what the model is, and its numbers."""
 
+from spectrim.artifact.frereg import import_frereg_ as import_frereg_
 from spectrim.artifact.layout import ByteCounts as ByteCounts
 from spectrim.artifact.loading import load_ as load_
 from spectrim.artifact.reader import read as read
