@@ -65,7 +65,9 @@ def save(
     tensors = {name: slot.tensor.detach() for name, slot in names.items() if name not in ties}
     if norms == "folded":
         shared = {name for alias, name in ties.items() if names[alias].module is not names[name].module}
-        for norm in list(foldable(model, tensors.keys() - shared)):
+        reduced = list(foldable(model, tensors.keys() - shared))
+        norms = "folded" if reduced else "exact"
+        for norm in reduced:
             tensors |= folded(norm, tensors)
             for name in norm.statistics:
                 del tensors[name]

@@ -1,6 +1,7 @@
 """Writing a file whole or not at all."""
 
 import os
+import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -46,7 +47,7 @@ def write_atomically(path: str | os.PathLike[str], chunks: Sequence[bytes]) -> N
         ArtifactError: The system refuses; the message has its reason and the number of bytes needed.
     """
     target = Path(os.path.realpath(path))  # through a link, so that the link stays one
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
         if target.is_dir():
             raise IsADirectoryError(f"{target} is a folder")
