@@ -1,6 +1,7 @@
 """What every test shares: one thread per process, torchvision that imports on a CPU, reproducible examples."""
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,19 @@ settings.load_profile("spectrim")
 def _seed() -> None:
     """The same random numbers whichever tests run, in whichever order."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """For tests that define a method or a component: other tests must not find it registered."""
+    from spectrim.methods import METHODS
+    from spectrim.nn import KINDS
+
+    before = [(registry, dict(registry)) for registry in (METHODS, KINDS)]
+    yield
+    for registry, entries in before:
+        registry.clear()
+        registry.update(entries)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -50,7 +50,8 @@ def commands(markdown: str) -> list[str]:
     return [line for line in lines if line.startswith("spectrim ")]
 
 
-def run_python(page: str, name: str) -> None:
+def run_python(page: str, name: str) -> dict[str, object]:
+    """Run a page's Python from top to bottom; what it defined is returned."""
     namespace: dict[str, object] = {"__name__": "snippet"}
     for block in blocks(page):
         if block.language == "python":
@@ -62,6 +63,7 @@ def run_python(page: str, name: str) -> None:
             result = runner.run(test, clear_globs=False)
             assert result.failed == 0, f"{name}:{block.line}"
             namespace |= test.globs
+    return namespace
 
 
 def parse(command: str) -> None:
@@ -93,19 +95,6 @@ def _pages(*, having: str) -> list[Path]:
 
 def _name(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
-
-
-@pytest.fixture
-def registries():
-    """A page may define a method or a component; other tests must not find it registered."""
-    from spectrim.methods import METHODS
-    from spectrim.nn import KINDS
-
-    before = [(registry, dict(registry)) for registry in (METHODS, KINDS)]
-    yield
-    for registry, entries in before:
-        registry.clear()
-        registry.update(entries)
 
 
 @pytest.mark.usefixtures("registries")

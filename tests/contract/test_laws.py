@@ -101,9 +101,9 @@ def test_law_5_annealing_is_monotone_and_idempotent_and_reaches_the_target(case)
         assert now == [entry.codec.numbers() for entry in coded(model)]
         before = now
     dense = sum(p.numel() for p in case.model().parameters())
-    coded_numbers = sum(entry.code.numel() for entry in coded(model))
+    replaced = sum(case.model().get_parameter(entry.site).numel() for entry in coded(model))
     assert plan.before == dense
-    assert plan.after == dense - coded_numbers + sum(before)
+    assert plan.after == dense - replaced + sum(before)
     with pytest.raises(ValueError, match=r"progress must lie in \[0, 1\]"):
         st.anneal_(model, 1.5)
 
@@ -115,7 +115,7 @@ def test_law_5_evaluation_advances_nothing(case):
         with torch.no_grad():
             model.train(mode)
             for entry in coded(model):
-                assert entry.codec(entry.code).shape == entry.code.shape
+                assert entry.codec(entry.code).shape == case.model().get_parameter(entry.site).shape
     model.eval()(case.batch())
     assert_same_state(before, state(model))
 
