@@ -164,7 +164,8 @@ def _axes() -> "Iterator[tuple[Axes, _Drawing]]":
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     defaults = {name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith("backend")}
-    with mpl.rc_context({**defaults, **_STYLE}):  # whatever the user has set; it comes back afterwards
+    settings: dict[Any, Any] = {**defaults, **_STYLE}  # whatever the user has set; it comes back afterwards
+    with mpl.rc_context(settings):
         figure = Figure(figsize=(5.1, 3.0), layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02))
         drawing = _Drawing()
         yield figure.add_subplot(), drawing

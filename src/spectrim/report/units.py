@@ -133,6 +133,8 @@ def _significant(number: float, digits: int) -> str:
     """Fixed-point notation with so many significant digits, no zeros behind the point just to fill it."""
     if number == 0:
         return "0"
+    if abs(number) < 1e-6:
+        return "< 0.000001"
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(number))))
     text = f"{number:,.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,0 +1,61 @@
+import io
+
+import pytest
+
+from spectrim.report import Table, before_after
+
+RESULT = {
+    "metric": {"name": "dice"},
+    "dense": {"metric": 0.98, "parameters": 1000, "bytes": 4000, "macs": 50, "latency_ms": 1.0},
+    "compressed": {
+        "metric": 0.97,
+        "numbers": 110,
+        "coded_numbers": 10,
+        "bytes": {"payload": 20, "plain": 200, "header": 80, "total": 300},
+        "macs": 25,
+        "latency_ms": 0.99,
+    },
+    "layers": [{"site": "a", "numel": 900, "kept": 10}],
+}
+
+
+def test_before_and_after_compares_what_is_there():
+    rows = {row[0].strip(): row[1:] for row in before_after(RESULT).rows}
+    assert rows == {
+        "dice": ["98.00 %", "97.00 %", "−1.00 points"],
+        "learned numbers": ["1,000", "110", "9.1x fewer"],
+        "in coded weights": ["900", "10", "90x fewer"],
+        "bytes": ["4,000 B", "300 B", "13.3x smaller"],
+        "coefficients": ["", "20 B", ""],
+        "other tensors": ["", "200 B", ""],
+        "header": ["", "80 B", ""],
+        "multiply-adds": ["50", "25", "2x fewer"],
+        "time per image": ["1 ms", "0.99 ms", "about the same"],
+    }
+
+
+@pytest.mark.parametrize("missing", ["dense", "compressed", "layers", "metric"])
+def test_whatever_is_missing_is_left_out(missing):
+    rows = before_after({key: value for key, value in RESULT.items() if key != missing}).rows
+    assert rows
+    assert all(len(row) == 4 for row in rows)
+
+
+@pytest.mark.parametrize("wrong", [None, 5, "x", [], {"metric": "high", "bytes": 7}])
+def test_entries_of_another_kind_are_no_error(wrong):
+    before_after({"dense": wrong, "compressed": wrong, "layers": wrong, "metric": wrong})
+
+
+def test_nothing_gives_an_empty_table():
+    assert before_after({}).rows == []
+    assert str(before_after({}))
+
+
+def test_rich_shows_the_same_cells_and_does_not_read_them_as_markup():
+    rich = pytest.importorskip("rich.console")
+    written = io.StringIO()
+    table = Table(columns=["name", ">n"], rows=[["[red]a[/red]", "1"]], footer=["all", "1"], title="[b]T")
+    rich.Console(file=written, width=60).print(table.rich())
+    assert "[red]a[/red]" in written.getvalue()
+    assert "[b]T" in written.getvalue()
+    assert "all" in written.getvalue()
