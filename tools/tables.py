@@ -49,6 +49,25 @@ def training_step(document: Mapping[str, Any]) -> str:
     return table(["network", "processor ms", "wall ms", "against plain"], rows) + note
 
 
+def inference(document: Mapping[str, Any]) -> str:
+    """What the inference forms of one network cost."""
+    rows = [
+        [
+            row["form"],
+            f"{row['gmacs']:.2f}",
+            f"{row['cpu_ms']:,.0f}",
+            f"{row['wall_ms']:,.0f}",
+            f"{row['speedup']:.1f}x",
+        ]
+        for row in document["rows"]
+    ]
+    note = (
+        f"\n\n{_machine(document)}; input {' x '.join(map(str, document['input']))}, {document['threads']} thread, "
+        f"minimum over {document['rounds']} interleaved rounds. The speed-up is that of wall time."
+    )
+    return table(["form", "GMAC", "processor ms", "wall ms", "speed-up"], rows) + note
+
+
 def by_script(script: str) -> Render:
     """The function ``table`` of a benchmark that prints the same table."""
 
@@ -56,6 +75,8 @@ def by_script(script: str) -> Render:
         spec = importlib.util.spec_from_file_location(script, ROOT / "benchmarks" / f"{script}.py")
         if spec is None or spec.loader is None:
             sys.exit(f"benchmarks/{script}.py cannot be loaded.")
+        if str(ROOT / "benchmarks") not in sys.path:  # the scripts import each other by name
+            sys.path.append(str(ROOT / "benchmarks"))
         module = importlib.util.module_from_spec(spec)
         sys.modules[script] = module
         spec.loader.exec_module(module)
@@ -73,6 +94,8 @@ def _machine(document: Mapping[str, Any]) -> str:
 
 TABLES: dict[str, tuple[str, Render]] = {
     "training-step": ("fr_step.json", training_step),
+    "inference": ("fr_inference.json", inference),
+    "lenet5": ("lenet5_mnist.json", by_script("lenet5_mnist")),
     "resnet20": ("resnet20_cifar10.json", by_script("resnet20_cifar10")),
 }
 """Name of the table: the file under benchmarks/results, and the function that makes Markdown from it."""
