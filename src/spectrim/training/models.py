@@ -78,6 +78,17 @@ def channels_of(model: nn.Module, offered: int) -> int:
     return offered if first is None else first.in_channels
 
 
+def example_for(name: str, model: nn.Module, fit: Fit, batch_size: int = 1) -> Tensor:
+    """Random images of the kind that a network is for; 224x224, or what the zoo's networks expect, if nothing says so.
+
+    >>> example_for("lenet5", build("lenet5"), Fit()).shape
+    torch.Size([1, 1, 28, 28])
+    """
+    side = fit.size or (224 if name not in ZOO else 28 if name == "lenet5" else 32)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(batch_size, channels_of(model, fit.channels or 3), side, side, generator=generator)
+
+
 def check_output(name: str, model: nn.Module, inputs: Tensor, labels: Tensor, num_classes: int) -> None:
     """Run one small batch and see that scores of the right shape come out.
 

@@ -1,7 +1,8 @@
 """A job made concrete: data opened, network and method checked, before any time is spent on training."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -16,7 +17,7 @@ from spectrim.training.job import Job
 from spectrim.training.loop import Phase
 from spectrim.training.models import Fit, build, channels_of, check_output
 from spectrim.training.randomness import seed_everything
-from spectrim.training.source import Preprocessing, Source
+from spectrim.training.source import Normalization, Preprocessing, Source
 from spectrim.training.sources import open_source
 from spectrim.training.weights import load_file_
 
@@ -90,7 +91,19 @@ def fit_to(source: Source) -> Fit:
     return Fit(channels=channels, size=height if height == width else None, num_classes=source.num_classes)
 
 
-def preprocessing(model: nn.Module, source: Source, normalize: str = "data") -> Preprocessing:
+def fit_for(
+    data: str | None, *, image_size: int | None = None, channels: int | None = None, num_classes: int | None = None
+) -> Fit:
+    """What a network has to be built for, by a source or by numbers; numbers win."""
+    fit = Fit() if data is None else fit_to(open_source(data, image_size=image_size))
+    return Fit(
+        channels=channels or fit.channels,
+        size=image_size or fit.size,
+        num_classes=num_classes or fit.num_classes,
+    )
+
+
+def preprocessing(model: nn.Module, source: Source, normalize: Normalization = "data") -> Preprocessing:
     """From the pixels of a source to what a network sees; grey images are repeated for a network that wants colour.
 
     Raises:
@@ -98,9 +111,9 @@ def preprocessing(model: nn.Module, source: Source, normalize: str = "data") -> 
     """
     channels = source.shape[0]
     wanted = channels_of(model, channels)
-    if wanted != channels and channels != 1:
+    if channels not in {wanted, 1}:
         raise DataError(f"{source.name}: images of {channels} channels, the network reads {wanted}.")
-    mean, std = source.statistics(normalize)  # type: ignore[arg-type]  # the job has checked the word
+    mean, std = source.statistics(normalize)
     return Preprocessing(mean, std, wanted)
 
 
@@ -113,10 +126,14 @@ def method_for(job: Job) -> Method:
     """
     if job.method not in METHODS:
         raise SiteError(f"no method {job.method!r}. There are {', '.join(METHODS)}.")
+    method = METHODS[job.method]
+    known = [field.name for field in fields(cast(Any, method))]
+    if unknown := [name for name in job.settings if name not in known]:
+        raise ValueError(f"{job.method} has no setting {unknown[0]!r}. It has {', '.join(known)}.")
     try:
-        return METHODS[job.method](**job.settings)
+        return method(**job.settings)
     except TypeError as error:
-        raise ValueError(f"{job.method}: {error}.") from error
+        raise ValueError(str(error)) from error
 
 
 def settle(job: Job, *, cpu: bool = False) -> Setting:

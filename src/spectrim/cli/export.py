@@ -1,0 +1,44 @@
+"""``spectrim export``: a file for another runtime."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from spectrim.cli import options
+from spectrim.cli.errors import values
+
+
+def export(
+    model: options.Model,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An artifact, or a file of weights.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write.")],
+    form: Annotated[Literal["onnx"], typer.Option("--format", help="Which runtime.")] = "onnx",
+    data: options.MaybeData = None,
+    image_size: options.ImageSize = None,
+    channels: options.Channels = None,
+    classes: options.Classes = None,
+) -> None:
+    """Write a network with the numbers of an artifact for another runtime, and check it there.
+
+    The ONNX file holds its weights, takes batches of any size, and is compared with torch in onnxruntime before it is
+    kept.
+
+    \b
+    Examples:
+      spectrim export lenet5 runs/a/model.safetensors --out lenet5.onnx
+      spectrim export torchvision:resnet18 runs/p/model.safetensors --data images:photos --out resnet18.onnx
+    """
+    with values():
+        from spectrim.training.exporting import export_onnx
+        from spectrim.training.models import build, example_for
+        from spectrim.training.setting import fit_for
+        from spectrim.training.weights import load_file_
+
+        fit = fit_for(data, image_size=image_size, channels=channels, num_classes=classes)
+        network = load_file_(build(model, fit), file).eval()
+        difference = export_onnx(network, example_for(model, network, fit), out)
+    typer.echo(
+        f"{out}: {out.stat().st_size:,} bytes of {form.upper()}, "
+        f"largest difference to torch {difference:.1e} in onnxruntime"
+    )

@@ -1,0 +1,111 @@
+"""``spectrim plan``, ``inspect`` and ``methods``: looking before cutting, and after."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spectrim.cli import options
+from spectrim.cli.errors import values
+
+
+def plan(
+    model: options.Model,
+    method: options.MethodName = options.METHODS[0],
+    keep: options.Keep = None,
+    floor: options.Floor = None,
+    schedule: options.Schedule = None,
+    settings: options.Set = None,
+    where: options.Where = None,
+    data: options.MaybeData = None,
+    image_size: options.ImageSize = None,
+    channels: options.Channels = None,
+    classes: options.Classes = None,
+    as_json: options.AsJSON = False,
+) -> None:
+    """Show what a method would do to a network; nothing is trained or written.
+
+    \b
+    Examples:
+      spectrim plan lenet5 --keep 0.01
+      spectrim plan torchvision:resnet18 --keep 0.05 --where '!fc' --where '!conv1'
+      spectrim plan resnet20 --keep 'layer1.*=0.5' --keep '*=0.1' --json
+    """
+    with values():
+        import spectrim
+        from spectrim.training.job import Job
+        from spectrim.training.models import build
+        from spectrim.training.setting import fit_for, method_for
+
+        job = Job(
+            model=model,
+            data=data or "",
+            method=method,
+            settings=options.settings(method, keep, floor, schedule, settings),
+        )
+        network = build(model, fit_for(data, image_size=image_size, channels=channels, num_classes=classes))
+        planned = spectrim.plan(network, method_for(job), where=where)
+    typer.echo(planned.to_json() if as_json else str(planned))
+
+
+def inspect(
+    what: Annotated[str, typer.Argument(metavar="FILE|MODEL", help="An artifact, or the name of a network.")],
+    data: options.MaybeData = None,
+    image_size: options.ImageSize = None,
+    channels: options.Channels = None,
+    classes: options.Classes = None,
+    weights: options.Weights = None,
+    as_json: options.AsJSON = False,
+) -> None:
+    """Show what is in an artifact, or what a network's weights look like in the frequency domain.
+
+    \b
+    Examples:
+      spectrim inspect runs/a/model.safetensors
+      spectrim inspect resnet20 --weights resnet20.safetensors
+      spectrim inspect runs/a/model.safetensors --json
+    """
+    with values():
+        import spectrim
+        from spectrim.training.models import build
+        from spectrim.training.setting import fit_for
+        from spectrim.training.weights import load_file_
+
+        if Path(what).is_file():
+            found = spectrim.inspect(what)
+        else:
+            network = build(what, fit_for(data, image_size=image_size, channels=channels, num_classes=classes))
+            found = spectrim.inspect(network if weights is None else load_file_(network, weights))
+    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else str(found))
+
+
+def methods(
+    as_json: options.AsJSON = False,
+) -> None:
+    """List the methods and their settings.
+
+    \b
+    Example:
+      spectrim methods
+    """
+    import dataclasses
+    from typing import Any, cast
+
+    from spectrim.methods import METHODS
+
+    rows = [
+        {
+            "name": name,
+            "summary": (method.__doc__ or "").strip().splitlines()[0],
+            "settings": {field.name: field.default for field in dataclasses.fields(cast(Any, method))},
+        }
+        for name, method in METHODS.items()
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        typer.echo(f"{row['name']}\n  {row['summary']}")
+        for name, default in cast(dict[str, Any], row["settings"]).items():
+            typer.echo(f"    {name:<10} {default if default is not None else '-'}")

@@ -1,0 +1,86 @@
+"""A network as an ONNX file that is checked before it is kept."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import spectrim
+from spectrim.artifact.writer import write_atomically
+from spectrim.errors import SpectrimError, UnsupportedError
+from spectrim.training import extras
+
+_TOLERANCE = 1e-3  # of the largest output; float32 through other kernels
+
+
+def export_onnx(model: nn.Module, example: Tensor, out: Path) -> float:
+    """Write a network with its weights into one ONNX file that takes batches of any size.
+
+    Args:
+        model: Finalized first where tensors are still coded.
+        example: One input.
+        out: Where; replaced once the new file has been run in onnxruntime.
+
+    Returns:
+        The largest absolute difference between onnxruntime and torch.
+
+    Raises:
+        UnsupportedError: A library is missing, or torch cannot export the network.
+        SpectrimError: onnxruntime computes something else.
+        ArtifactError: The file cannot be written.
+    """
+    for library in ("onnx", "onnxscript"):
+        extras.load(library, extra="onnx", purpose="an ONNX file")
+    runtime = extras.load("onnxruntime", extra="onnx", purpose="checking an ONNX file")
+    model = spectrim.finalize_(model).eval()
+    two = torch.cat([example, example.flip(-1)])  # a batch of one would be taken for a constant
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                model,
+                (two,),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+                input_names=["images"],
+                output_names=["scores"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+            )
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UnsupportedError(f"torch cannot export {type(model).__name__} to ONNX: {reason}") from error
+    assert program is not None  # noqa: S101  # with dynamo=True there is one
+    data = program.model_proto.SerializeToString()
+    session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    difference = 0.0
+    for batch in (two, torch.cat([two, two.flip(-2)])):
+        (found,) = session.run(None, {"images": batch.numpy()})
+        with torch.no_grad():
+            expected = model(batch)
+        difference = max(difference, float((torch.from_numpy(found) - expected).abs().max()))
+        scale = max(1.0, float(expected.abs().max()))
+        if not difference <= _TOLERANCE * scale:
+            raise SpectrimError(
+                f"onnxruntime computes something else than torch: outputs of up to {scale:.2g} differ by "
+                f"{difference:.2g}. No file was written."
+            )
+    write_atomically(out, [data])
+    return difference
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's warnings about itself."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
