@@ -70,7 +70,7 @@ def parse(command: str) -> None:
     """Let the command line parse ``spectrim NAME …`` without running it."""
     import typer
 
-    from spectrim.cli import app
+    from spectrim.cli.app import app
 
     words = shlex.split(command, comments=True)[1:]
     group = typer.main.get_command(app)
