@@ -13,11 +13,8 @@ outcome under ``pilots``. The test images take no part in choosing the recipe.
 """
 
 import argparse
-import io
-import itertools
 import json
 import math
-import os
 import subprocess
 import tempfile
 import time
@@ -26,7 +23,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -49,10 +45,10 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what the weights wer
 class Recipe:
     """How a network is fine-tuned; the same for every kept fraction."""
 
-    epochs: float = 5.0
+    epochs: float = 1.5
     batch: int = 128
     optimizer: Literal["sgd", "adam"] = "sgd"
-    lr: float = 0.05
+    lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-4
     warmup: float = 0.05
@@ -93,25 +89,11 @@ class Images:
         return Images(self.pixels.to(device), self.labels.to(device))
 
 
-def data_folder() -> Path:
-    if folder := os.environ.get("SPECTRIM_DATA"):
-        return Path(folder)
-    raise SystemExit("SPECTRIM_DATA is not set. Point it to the folder with cifar10-*.npz and weights/.")
-
-
 def cifar10(*, train: bool) -> Images:
-    """All images of a split in the official order: sprites of 500, lossless WebP."""
-    from PIL import Image
+    """All images of a split in the official order."""
+    import realdata  # beside this file; the table and the plot need no data
 
-    names = [f"cifar10-train-{part}.npz" for part in (1, 2, 3, 4)] if train else ["cifar10-test.npz"]
-    pixels, labels = [], []
-    for name in names:
-        packed = np.load(data_folder() / name)
-        data, offsets = packed["webp"].tobytes(), packed["offsets"]
-        for begin, end in itertools.pairwise(offsets):
-            pixels.append(np.asarray(Image.open(io.BytesIO(data[begin:end]))).reshape(-1, 32, 32, 3))
-        labels.append(packed["labels"])
-    return Images(torch.from_numpy(np.concatenate(pixels)), torch.from_numpy(np.concatenate(labels).astype(np.int64)))
+    return Images(*realdata.cifar10(train=train))
 
 
 def inputs(pixels: Tensor) -> Tensor:
@@ -159,8 +141,10 @@ def reestimate_(model: nn.Module, images: Images) -> None:
 
 
 def pretrained(device: torch.device) -> nn.Module:
+    import realdata
+
     model = resnet20()
-    model.load_state_dict(load_file(data_folder() / "weights" / "cifar10-resnet20.safetensors"))
+    model.load_state_dict(load_file(realdata.folder() / "weights" / "cifar10-resnet20.safetensors"))
     return model.to(device, memory_format=torch.channels_last)
 
 
