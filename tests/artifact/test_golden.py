@@ -30,8 +30,9 @@ def test_the_writer_writes_the_committed_bytes(tmp_path, norms):
 def test_the_reader_reads_the_committed_bytes(decode):
     model, expected = load_(architecture(), FILES["exact"], decode=decode), golden()
     for name in ("conv.weight", "conv.bias", "up.weight", "tail2.weight", "head.weight", "tail.weight", "narrow.core"):
-        assert torch.equal(model.get_submodule(name.rpartition(".")[0]).__getattr__(name.rpartition(".")[2]),
-                           expected.get_submodule(name.rpartition(".")[0]).__getattr__(name.rpartition(".")[2])), name
+        path, _, tensor = name.rpartition(".")
+        found = getattr(model.get_submodule(path), tensor)
+        assert torch.equal(found, getattr(expected.get_submodule(path), tensor)), name
     for name in ("norm.running_var", "norm.num_batches_tracked", "large", "brain", "flags"):
         assert torch.equal(model.get_buffer(name), expected.get_buffer(name)), name
 

@@ -102,7 +102,8 @@ def import_frereg_(
 
 def _entries(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     try:
-        with torch.sparse.check_sparse_tensor_invariants():  # indices outside a tensor would be read as memory
+        # torch has no annotations for this one; without it, indices outside a tensor would be read as memory
+        with torch.sparse.check_sparse_tensor_invariants():  # type: ignore[no-untyped-call]
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ArtifactError(f"asked to read a checkpoint, found: {error.strerror or error}. Check the path.") from error
