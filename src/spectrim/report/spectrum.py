@@ -8,12 +8,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import scipy.fft
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
-from spectrim.transforms.dct import dctn
-from spectrim.transforms.ordering import Order, positions
+from spectrim.transforms.ordering import Order, keys
 
 POINTS = 48
 
@@ -24,10 +26,11 @@ def cumulative_energy(dense: Float[Tensor, "*shape"], *, order: Order = "l1-lex"
     >>> cumulative_energy(torch.ones(2, 2))
     tensor([1., 1., 1., 1.], dtype=torch.float64)
     """
-    spectrum = dctn(dense.detach().to(torch.promote_types(dense.dtype, torch.float32)))
-    where = positions(spectrum.shape, spectrum.numel(), order=order).to(spectrum.device)
-    energy = spectrum.flatten()[where].double().square().cumsum(0)
-    return energy / energy[-1] if energy[-1] != 0 else torch.ones_like(energy)
+    plain = dense.detach().to("cpu", torch.promote_types(dense.dtype, torch.float32))
+    # Here scipy's FFT wins: nothing is differentiated or cropped, and a fully-connected layer's axes are long.
+    spectrum = np.asarray(scipy.fft.dctn(plain.numpy(), norm="ortho")).ravel()
+    energy = np.cumsum(np.square(spectrum[_ranking(plain.shape, order)], dtype=np.float64))
+    return torch.from_numpy(energy / energy[-1] if energy[-1] != 0 else np.ones_like(energy))
 
 
 def coefficients_for(share: float, cumulative: Float[Tensor, "numel"]) -> int:
@@ -97,6 +100,15 @@ def spectra(
             }
         )
     return rows
+
+
+def _ranking(shape: Sequence[int], order: Order) -> NDArray[np.int64]:
+    """All positions in the order. By level with ties in C order, as the order is defined: a stable sort of small
+    integers takes linear time, one of the keys themselves does not.
+    """
+    levels = (keys(shape, shape, order=order) // math.prod(shape)).flatten().numpy()
+    small = np.uint16 if sum(shape) < 1 << 16 else np.int64
+    return np.argsort(levels.astype(small), kind="stable")
 
 
 def _at(counts: Sequence[int], dense: Tensor, order: Order) -> list[float]:

@@ -81,7 +81,7 @@ class Table:
                 Text(column.removeprefix(">")),
                 footer=Text(last),
                 justify="right" if column.startswith(">") else "left",
-                no_wrap=not column.startswith(">"),
+                no_wrap=column.startswith(">"),
                 overflow="fold",
             )
         for row in self.rows:
