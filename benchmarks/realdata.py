@@ -1,0 +1,57 @@
+"""Reads the packed images under ``SPECTRIM_DATA`` as plain tensors: MNIST (gzipped idx) and CIFAR-10 (WebP sprites)."""
+
+import gzip
+import io
+import itertools
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_CIFAR10_TRAIN = tuple(f"cifar10-train-{part}.npz" for part in (1, 2, 3, 4))
+
+
+def folder() -> Path:
+    """Where the data lies.
+
+    Raises:
+        SystemExit: ``SPECTRIM_DATA`` is not set.
+    """
+    if found := os.environ.get("SPECTRIM_DATA"):
+        return Path(found)
+    raise SystemExit("SPECTRIM_DATA is not set. Point it to the folder with mnist/ and cifar10-*.npz.")
+
+
+def mnist(*, train: bool) -> tuple[Tensor, Tensor]:
+    """All images of a split in the official order: bytes (N, 28, 28) and classes (N,)."""
+    stem = "train" if train else "t10k"
+    images, labels = (idx(folder() / "mnist" / f"{stem}-{kind}-ubyte.gz") for kind in ("images-idx3", "labels-idx1"))
+    return images, labels.long()
+
+
+def cifar10(*, train: bool) -> tuple[Tensor, Tensor]:
+    """All images of a split in the official order: bytes (N, 32, 32, 3) and classes (N,)."""
+    pixels, labels = [], []
+    for name in _CIFAR10_TRAIN if train else ("cifar10-test.npz",):
+        with np.load(folder() / name) as packed:
+            pixels += [sprite.reshape(-1, 32, 32, 3) for sprite in _sprites(packed["webp"], packed["offsets"])]
+            labels.append(packed["labels"].astype(np.int64))
+    return torch.from_numpy(np.concatenate(pixels)), torch.from_numpy(np.concatenate(labels))
+
+
+def idx(path: Path) -> Tensor:
+    """One gzipped idx file of bytes: a type, the number of axes, their lengths (big-endian), the data."""
+    content = gzip.decompress(path.read_bytes())
+    axes = content[3]
+    shape = np.frombuffer(content, ">u4", count=axes, offset=4)
+    data = np.frombuffer(content, np.uint8, offset=4 + 4 * axes)
+    return torch.from_numpy(data.reshape(shape.tolist()).copy())
+
+
+def _sprites(packed: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
+    from PIL import Image
+
+    content = packed.tobytes()
+    return [np.asarray(Image.open(io.BytesIO(content[begin:end]))) for begin, end in itertools.pairwise(offsets)]
