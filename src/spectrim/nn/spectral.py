@@ -1,8 +1,10 @@
 """The codec of Frequency Regularization: a tensor lives as the first coefficients of its cosine spectrum."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
+from weakref import WeakValueDictionary
 
 import torch
 from jaxtyping import Float
@@ -10,12 +12,14 @@ from torch import Tensor, nn
 
 from spectrim.nn import factored
 from spectrim.nn.component import Codec, Spec
-from spectrim.transforms.dct import Norm, apply_along, forward_basis, inverse_basis
-from spectrim.transforms.ordering import ORDERS, Order, box_sides, cut_key, keys, positions
+from spectrim.transforms.dct import Norm, apply_along, inverse_basis, leading_dctn
+from spectrim.transforms.ordering import ORDERS, Order, box_sides, cut_key, kept_inside, positions
 from spectrim.truncation import Truncation
 
 _MILESTONES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 _FUSED_TAIL = 256
+_BASES: WeakValueDictionary[tuple[object, ...], Tensor] = WeakValueDictionary()
+"""The constant bases in use, so that layers of equal sizes hold one and the same tensor."""
 
 
 class SpectralCodec(Codec, kind="spectral"):
@@ -76,6 +80,7 @@ class SpectralCodec(Codec, kind="spectral"):
         self._dtype = torch.promote_types(dtype or torch.float32, torch.float32)
         self._cached: tuple[object, Tensor] | None = None
         self.count = count
+        self._level = 0
         self.box: tuple[int, ...] = ()
         self.register_buffer("kept", torch.tensor(count, dtype=torch.int64, device=device))
         self.register_buffer("cut", torch.tensor(0, dtype=torch.int64, device=device), persistent=False)
@@ -89,12 +94,8 @@ class SpectralCodec(Codec, kind="spectral"):
         if (dtype, dense.device) != (self._dtype, self.get_buffer("basis_0").device):
             self._dtype = dtype
             self._place(dense.device)
-        inside = dense.to(self._dtype)
-        for axis, (n, side) in enumerate(zip(self.shape, self.box, strict=True)):
-            basis = forward_basis(n, side, norm=self.norm, dtype=self._dtype, device=dense.device)
-            inside = apply_along(inside, basis, axis)
         code = torch.zeros_like(dense, memory_format=torch.contiguous_format)
-        code[tuple(slice(side) for side in self.box)] = inside.to(dense.dtype)
+        code[tuple(slice(side) for side in self.box)] = leading_dctn(dense, self.box, norm=self.norm).to(dense.dtype)
         return code
 
     def forward(self, code: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -118,8 +119,7 @@ class SpectralCodec(Codec, kind="spectral"):
     def core(self, code: Float[Tensor, "*shape"]) -> Float[Tensor, "*box"]:
         """The box of the spectrum that holds every kept coefficient, zero behind the cut."""
         corner = code[tuple(slice(side) for side in self.box)]
-        inside = keys(self.shape, self.box, order=self.order, device=code.device) <= self.cut
-        return torch.where(inside, corner, 0)
+        return torch.where(kept_inside(self.shape, self.box, self.cut, order=self.order), corner, 0)
 
     def _axes(self) -> list[tuple[int, ...]]:
         """Groups of axes that are transformed together: a kernel's small axes share one Kronecker product."""
@@ -144,29 +144,27 @@ class SpectralCodec(Codec, kind="spectral"):
         self.kept.fill_(count)
         self.cut.fill_(cut_key(self.shape, count, order=self.order))
         level = min((level for level in self._levels if level >= count), default=count)
-        box = box_sides(self.shape, level, order=self.order)
-        if box != self.box:
-            self.box = box
+        if level != self._level:
+            self._level = level
+            self.box = box_sides(self.shape, level, order=self.order)
             self._place(self.kept.device)
 
     def _place(self, device: torch.device) -> None:
         """Lay the cropped bases on a device, in the dtype of the transform."""
         for number, group in enumerate(self._axes()):
-            basis = inverse_basis(self.shape[group[0]], self.box[group[0]], norm=self.norm)
-            for axis in group[1:]:
-                basis = torch.kron(basis, inverse_basis(self.shape[axis], self.box[axis], norm=self.norm))
-            self.register_buffer(f"basis_{number}", basis.to(device, self._dtype), persistent=False)
+            sizes, sides = [self.shape[axis] for axis in group], [self.box[axis] for axis in group]
+            basis = _basis(tuple(sizes), tuple(sides), self.norm, self._dtype, device)
+            self.register_buffer(f"basis_{number}", basis, persistent=False)
 
     # -- what torch does to modules -------------------------------------------------------------------------------
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        # Casts move the bases along; they are rebuilt because .half() must not round them.
+        # Moves and casts show where the bases belong; they are laid there anew, because .half() must not round them.
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         basis = self.get_buffer("basis_0")
         self._dtype = torch.promote_types(basis.dtype, torch.float32)
         self._cached = None
-        if basis.dtype != self._dtype:
-            self._place(basis.device)
+        self._place(basis.device)
         return self
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
@@ -257,6 +255,20 @@ class SpectralCodec(Codec, kind="spectral"):
     def extra_repr(self) -> str:
         """Shape and counts for ``print(model)``."""
         return f"shape={self.shape}, kept={self.count}"
+
+
+@torch.inference_mode(mode=False)
+def _basis(
+    sizes: tuple[int, ...], sides: tuple[int, ...], norm: Norm, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """The Kronecker product of the inverse bases of these axes, shared with every codec that holds the same."""
+    key = (sizes, sides, norm, dtype, device)
+    basis = _BASES.get(key)
+    if basis is None:
+        factors = [inverse_basis(n, side, norm=norm) for n, side in zip(sizes, sides, strict=True)]
+        basis = functools.reduce(torch.kron, factors).to(device, dtype)
+        _BASES[key] = basis
+    return basis
 
 
 def draw_spectra_(model: nn.Module, std: float = 0.1, *, generator: torch.Generator | None = None) -> nn.Module:

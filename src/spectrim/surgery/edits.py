@@ -93,7 +93,8 @@ class ParametrizeTensor(Edit, verb="parametrize"):
             codec.to(parameter.device)
             dense = parameter.data
             own_class_(module)
-            parametrize.register_parametrization(module, self.tensor, codec.train(module.training))
+            # unsafe spares a decoding: shape and dtype are what a codec promises and what its tests check
+            parametrize.register_parametrization(module, self.tensor, codec.train(module.training), unsafe=True)
 
             def undo() -> None:
                 parameter.data = dense

@@ -14,18 +14,19 @@ References:
     Zhao et al. 2023, "Frequency Regularization" (arXiv 2304.07973), the zigzag order of the released code.
 """
 
-import itertools
+import functools
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 Order = Literal["l1-lex", "linf"]
 ORDERS: tuple[Order, ...] = ("l1-lex", "linf")
+_Counts: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.int64]]"
 
 
 def shell_sizes(shape: Sequence[int], *, order: Order = "l1-lex") -> list[int]:
@@ -36,17 +37,13 @@ def shell_sizes(shape: Sequence[int], *, order: Order = "l1-lex") -> list[int]:
     >>> shell_sizes((4, 2), order="linf")
     [1, 3, 2, 2]
     """
-    _check(shape, order)
-    if order == "linf":
-        cubes = [math.prod(min(n, side) for n in shape) for side in range(max(shape) + 1)]
-        return [after - before for before, after in itertools.pairwise(cubes)]
-    return [int(count) for count in _sum_counts(shape)]
+    return [int(size) for size in _shells(tuple(shape), order)]
 
 
 def cut_key(shape: Sequence[int], kept: int, *, order: Order = "l1-lex") -> int:
     """The key of the last of the first ``kept`` indices: an index is kept if and only if its key is not larger.
 
-    Costs a few polynomial products, whatever the size of the tensor.
+    Costs a few binary searches, whatever the size of the tensor.
 
     Args:
         shape: Of the spectrum.
@@ -82,22 +79,38 @@ def keys(
     tensor([[ 0,  5],
             [ 6, 11]])
     """
-    numel, rank = math.prod(shape), len(shape)
-    strides = [math.prod(shape[axis + 1 :]) for axis in range(rank)]
-    ramps = [
-        torch.arange(side, device=device).view([-1 if axis == other else 1 for other in range(rank)])
-        for axis, side in enumerate(box)
-    ]
+    ramps, strides = _ramps(shape, box, device), _strides(shape)
+    numel = math.prod(shape)
     if order == "l1-lex":
         # level * numel + position is linear in the index, hence a sum of one vector per axis
-        total = ramps[0] * (numel + strides[0])
-        for ramp, stride in zip(ramps[1:], strides[1:], strict=True):
-            total = total + ramp * (numel + stride)
-        return total
-    level, position = ramps[0], ramps[0] * strides[0]
-    for ramp, stride in zip(ramps[1:], strides[1:], strict=True):
-        level, position = torch.maximum(level, ramp), position + ramp * stride
-    return level * numel + position
+        return _summed([ramp * (numel + stride) for ramp, stride in zip(ramps, strides, strict=True)])
+    level = functools.reduce(torch.maximum, ramps)
+    return level * numel + _summed([ramp * stride for ramp, stride in zip(ramps, strides, strict=True)])
+
+
+def kept_inside(
+    shape: Sequence[int], box: Sequence[int], cut: Int[Tensor, ""], *, order: Order = "l1-lex"
+) -> Bool[Tensor, "*box"]:
+    """Which indices inside a box at the origin have a key of at most ``cut``: ``keys(shape, box) <= cut``, cheaper.
+
+    Args:
+        shape: Of the whole spectrum.
+        box: Sides of the box, each at most that of ``shape``.
+        cut: Of :func:`cut_key`, on the device of the result.
+        order: Which order.
+
+    >>> kept_inside((4, 4), (3, 3), torch.tensor(cut_key((4, 4), 5))).int()
+    tensor([[1, 1, 1],
+            [1, 1, 0],
+            [0, 0, 0]], dtype=torch.int32)
+    """
+    if order != "l1-lex":
+        return keys(shape, box, order=order, device=cut.device) <= cut
+    # The first axis stands on one side, the others on the other, so that no integer per coefficient is made.
+    numel = math.prod(shape)
+    ramps = _ramps(shape, box, cut.device)
+    first, *others = [ramp * (numel + stride) for ramp, stride in zip(ramps, _strides(shape), strict=True)]
+    return first <= cut - _summed(others) if others else first <= cut
 
 
 def positions(shape: Sequence[int], kept: int, *, order: Order = "l1-lex") -> Int[Tensor, "kept"]:
@@ -143,16 +156,13 @@ def box_sides(shape: Sequence[int], kept: int, *, order: Order = "l1-lex") -> tu
 
 def _last(shape: Sequence[int], kept: int, order: Order) -> tuple[int, tuple[int, ...]]:
     """Level and index of the last of the first ``kept`` indices."""
-    sizes = shell_sizes(shape, order=order)
+    sizes = _shells(tuple(shape), order)
     if not 1 <= kept <= math.prod(shape):
         raise ValueError(
             f"kept must lie in [1, {math.prod(shape)}] for a spectrum of shape {tuple(shape)}, got {kept}."
         )
-    level, before = 0, 0
-    while before + sizes[level] < kept:
-        before += sizes[level]
-        level += 1
-    return level, _nth_in_shell(shape, level, kept - before, order)
+    level, nth = _bin(sizes, kept)
+    return level, _nth_in_shell(shape, level, nth, order)
 
 
 def _nth_in_shell(shape: Sequence[int], level: int, nth: int, order: Order) -> tuple[int, ...]:
@@ -173,18 +183,33 @@ def _nth_in_shell(shape: Sequence[int], level: int, nth: int, order: Order) -> t
         return tuple(index)
     rest = level
     for axis, n in enumerate(shape):
-        counts = _sum_counts(shape[axis + 1 :])
-        for value in range(max(0, rest - len(counts) + 1), min(n, rest + 1)):
-            count = int(counts[rest - value])
-            if nth <= count:
-                break
-            nth -= count
-        index.append(value)
-        rest -= value
+        counts = _sum_counts(tuple(shape[axis + 1 :]))
+        lowest, highest = max(0, rest - len(counts) + 1), min(n - 1, rest)
+        # with this value on the axis, what follows has the sum rest - value
+        step, nth = _bin(counts[rest - highest : rest - lowest + 1][::-1], nth)
+        index.append(lowest + step)
+        rest -= lowest + step
     return tuple(index)
 
 
-def _sum_counts(shape: Sequence[int]) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+def _bin(counts: _Counts, nth: int) -> tuple[int, int]:
+    """In which of the consecutive bins the ``nth`` of all things lies (from 1), and the how-manieth it is there."""
+    ends = np.cumsum(counts)
+    which = int(np.searchsorted(ends, nth))
+    return which, nth - int(ends[which] - counts[which])
+
+
+@functools.lru_cache(maxsize=1024)
+def _shells(shape: tuple[int, ...], order: Order) -> _Counts:
+    _check(shape, order)
+    if order == "l1-lex":
+        return _sum_counts(shape)
+    cubes = np.array([math.prod(min(n, side) for n in shape) for side in range(max(shape) + 1)], dtype=np.int64)
+    return cubes[1:] - cubes[:-1]
+
+
+@functools.lru_cache(maxsize=1024)
+def _sum_counts(shape: tuple[int, ...]) -> _Counts:
     """How many indices have each sum: the coefficients of the product of (1 + x + … + x^(n-1))."""
     counts = np.ones(1, dtype=np.int64)
     for n in shape:
@@ -192,6 +217,24 @@ def _sum_counts(shape: Sequence[int]) -> "np.ndarray[tuple[int], np.dtype[np.int
         cumulated[n:] -= cumulated[:-n].copy()
         counts = cumulated
     return counts
+
+
+def _strides(shape: Sequence[int]) -> list[int]:
+    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+
+
+def _ramps(shape: Sequence[int], box: Sequence[int], device: torch.device | str | None) -> list[Tensor]:
+    """The index on each axis, inside the box, shaped to broadcast."""
+    rank = len(shape)
+    return [
+        torch.arange(side, device=device).view([-1 if axis == other else 1 for other in range(rank)])
+        for axis, side in enumerate(box)
+    ]
+
+
+def _summed(terms: Sequence[Tensor]) -> Tensor:
+    # The last axes first, while the sum is small.
+    return functools.reduce(torch.add, reversed(terms))
 
 
 def _position(shape: Sequence[int], index: Sequence[int]) -> int:
