@@ -59,7 +59,9 @@ def reader():
 
 def test_the_reader_on_the_page_is_short_and_needs_no_torch():
     assert len(reader().strip().splitlines()) <= 40
-    code = reader() + f"\nread({str(FILES['exact'])!r})\nimport sys\nassert not {{'torch', 'spectrim'}} & set(sys.modules)"
+    code = (
+        reader() + f"\nread({str(FILES['exact'])!r})\nimport sys\nassert not {{'torch', 'spectrim'}} & set(sys.modules)"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
 
@@ -76,7 +78,9 @@ def test_the_reader_on_the_page_reads_the_committed_bytes(norms):
     loaded = load_(architecture(), FILES[norms])
     for entry in structure.tensors:
         tensor = loaded.state_dict()[entry.name]
-        np.testing.assert_array_equal(found.pop(entry.name), tensor.float().numpy() if "float" in str(tensor.dtype) else tensor)
+        np.testing.assert_array_equal(
+            found.pop(entry.name), tensor.float().numpy() if "float" in str(tensor.dtype) else tensor
+        )
     assert not found
 
 

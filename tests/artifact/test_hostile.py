@@ -40,7 +40,7 @@ def test_a_hostile_file_is_refused_by_name_and_at_once(tmp_path, what):
     assert str(raised.value).startswith(str(tmp_path / "file.safetensors"))
     assert len(str(raised.value)) < 1000
     assert before == fingerprint(target)
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < 60, "nothing of a claimed size may be built"
 
 
 @pytest.mark.parametrize("length", [*range(24), *range(HEADER - 9, len(FILE))])
