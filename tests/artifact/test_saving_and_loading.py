@@ -118,6 +118,17 @@ def test_the_structure_says_what_the_model_is(tmp_path):
     assert "passing" not in {tensor.name for tensor in structure.tensors}
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own, on importing its compiler
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile], ids=["parallel", "compiled"])
+def test_a_wrapper_around_the_model_does_not_reach_the_file(tmp_path, wrap):
+    model = compressed()
+    save(model, tmp_path / "bare.safetensors")
+    save(wrap(model), tmp_path / "wrapped.safetensors")
+    assert (tmp_path / "bare.safetensors").read_bytes() == (tmp_path / "wrapped.safetensors").read_bytes()
+    again = wrap(fresh())
+    assert load_(again, tmp_path / "bare.safetensors") is again
+
+
 def test_a_dense_model_is_a_file_too(tmp_path):
     model = trained()
     counts = save(model, tmp_path / "model.safetensors", dtype=torch.float32)

@@ -26,6 +26,22 @@ class Slot:
     tensor: Tensor
 
 
+def bare(model: nn.Module) -> nn.Module:
+    """The user's model inside what ``torch.compile`` and data parallelism wrap around it, whose names differ.
+
+    >>> bare(nn.DataParallel(nn.ReLU()))
+    ReLU()
+    """
+    while True:
+        children = dict(model.named_children())
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = children["module"]
+        elif list(children) == ["_orig_mod"]:
+            model = children["_orig_mod"]
+        else:
+            return model
+
+
 def slots(model: nn.Module) -> dict[str, Slot]:
     """Every parameter and persistent buffer of a model by name, without the codes and what their codecs keep.
 

@@ -282,13 +282,14 @@ def _statistics(model: nn.Module, places: Mapping[str, Place], fitted: Fitted) -
 def _complete(model: nn.Module, places: Mapping[str, Place], fitted: Fitted) -> None:
     """Refuse a file that leaves a tensor of the model without numbers, or gives one two."""
     given = [id(place) for place, _ in fitted.values]
-    if missing := [name for name, place in places.items() if id(place) not in set(given) and name == place.name]:
+    held = set(given)
+    if missing := [name for name, place in places.items() if id(place) not in held and name == place.name]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ArtifactError(
             f"{type(model).__name__} needs {missing[0]!r}{more}, which the file does not hold. "
             "Load it into the architecture that it was saved from."
         )
-    if len(given) > len(set(given)):
+    if len(given) > len(held):
         twice = next(
             place.name for position, (place, _) in enumerate(fitted.values) if given.index(id(place)) < position
         )

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
+from spectrim.artifact.entries import bare
 from spectrim.artifact.fitting import Fitted, Place, fit
 from spectrim.artifact.reader import read
 from spectrim.errors import ArtifactError
@@ -39,11 +40,12 @@ def load_(model: nn.Module, path: str | os.PathLike[str], *, decode: bool = True
     """
     artifact = read(path)
     try:
-        fitted = fit(model, artifact)
-        edits = [] if decode else _edits(model, fitted)
+        inner = bare(model)
+        fitted = fit(inner, artifact)
+        edits = [] if decode else _edits(inner, fitted)
     except ArtifactError as error:
         raise ArtifactError(f"{os.fspath(path)}: {error}") from error
-    _make_(model, fitted, Plan(method="load_", model=type(model).__name__, edits=tuple(edits)))
+    _make_(inner, fitted, Plan(method="load_", model=type(inner).__name__, edits=tuple(edits)))
     return model
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spectrim.artifact.dtypes import name_of, narrowed
-from spectrim.artifact.entries import aliases, slots
+from spectrim.artifact.entries import aliases, bare, slots
 from spectrim.artifact.layout import ByteCounts
 from spectrim.artifact.norms import foldable, folded
 from spectrim.artifact.structure import ComponentEntry, Norms, Part, Structure, TensorEntry
@@ -38,8 +38,9 @@ def save(
         path: Where; an existing file is replaced.
         dtype: In which floating-point numbers are written where they are wider now. A tensor that would lose more
             than rounding does (overflow, underflow) is written in float32, integers as they are.
-        norms: ``folded`` writes the four vectors of a batch normalisation as two, which in eval mode is exact up to
-            rounding; what is loaded is then for inference, not for more training.
+        norms: ``folded`` writes the four vectors of torch's own batch normalisations as two, which in eval mode is
+            exact up to rounding; what is loaded is then for inference, not for more training. Subclasses may compute
+            something else and are written whole.
         provenance: Notes for people, such as the command and the date; nothing reads them back.
 
     Returns:
@@ -59,6 +60,7 @@ def save(
         raise ValueError(f"dtype must be one of {', '.join(map(str, _FLOATS))}, got {dtype}.")
     if norms not in ("exact", "folded"):
         raise ValueError(f"norms must be 'exact' or 'folded', got {norms!r}.")
+    model = bare(model)
     entries, pieces = _packed(model, dtype)
     names = slots(model)
     ties = aliases(names)
