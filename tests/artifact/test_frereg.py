@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from spectrim.artifact.frereg import covering
 from spectrim.errors import ArtifactError, SiteError
 from spectrim.surgery.sites import coded
 from spectrim.transforms.ordering import positions
+from spectrim.zoo.unet import unet
 
 frereg = pytest.importorskip("frereg", reason="the authors' package installs on Python < 3.12 only")
 
@@ -172,3 +174,18 @@ def test_where_that_matches_nothing_is_an_error_of_where(tmp_path):
     torch.save(ORDINARY, tmp_path / "ordinary.pt")
     with pytest.raises(SiteError, match="'stem' matches none"):
         import_frereg_(nn.Sequential(nn.Conv2d(3, 4, 3)), tmp_path / "ordinary.pt", where="stem")
+
+
+def test_the_published_unet_is_a_file_of_less_than_2000_bytes(tmp_path):
+    """33 coefficients in each of 23 tensors; the authors' archive of the same numbers has 4,524 bytes."""
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in unet().state_dict().items()}
+    checkpoint = {}
+    for name, shape in shapes.items():
+        index = np.stack(np.unravel_index(positions(shape, 33).numpy(), shape))
+        values = torch.arange(1.0, 34.0)
+        checkpoint[name] = torch.sparse_coo_tensor(torch.from_numpy(index), values, shape, check_invariants=True)
+    torch.save(checkpoint, tmp_path / "unet_fr.pt")
+    counts = save(import_frereg_(unet(), tmp_path / "unet_fr.pt"), tmp_path / "unet.safetensors")
+    assert (counts.payload, counts.plain) == (1518, 0)
+    assert counts.total == (tmp_path / "unet.safetensors").stat().st_size <= 2000
