@@ -51,6 +51,15 @@ def test_short_calls_are_repeated_until_a_round_can_be_timed():
     assert latency(Sleep("a", 8, []), X, rounds=2).repeats == 1
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_the_work_is_waited_for():
+    layer = nn.Linear(8192, 8192, device="cuda")
+    measured = latency(layer, torch.zeros(8192, 8192, device="cuda"), rounds=3)
+    # A terafloating-point operation takes milliseconds on any device; only launching it takes microseconds.
+    assert measured.min_ms > 0.5
+    assert measured.device.startswith("cuda")
+
+
 def test_a_hiccup_does_not_decide_the_speedup():
     slow = Latency(rounds_ms=(2.0, 2.0, 200.0), repeats=1, threads=1, device="cpu")
     fast = Latency(rounds_ms=(1.0, 1.0, 1.0), repeats=1, threads=1, device="cpu")

@@ -200,6 +200,21 @@ def test_long_runs_make_no_heavy_page():
     assert len(render(given)) < 1_500_000
 
 
+def test_what_got_worse_does_not_look_like_a_success():
+    given = result()
+    assert "worse" in tones(given)["Accuracy"]
+    assert tones(given)["File"] == tones(given)["Time per image"] == "changed "
+    given["compressed"]["metric"] = given["dense"]["metric"] - 0.005
+    given["compressed"]["latency_ms"] = 1.0
+    assert "worse" not in tones(given)["Accuracy"]
+    assert "worse" in tones(given)["Time per image"]
+
+
+def tones(given: dict[str, Any]) -> dict[str, str]:
+    html = render({key: value for key, value in given.items() if key != "history"})
+    return dict(re.findall(r'<dt>([^<]+)</dt>\s*<dd class="figure">.*?<span class="([^"]*)"', html, re.DOTALL))
+
+
 def test_spectra_that_are_passed_in_take_the_place_of_those_in_the_result():
     rows = [{"site": "only.me", "numel": 9, "kept": 1, "counts": [1, 9], "dense": [0.5, 1], "compressed": [1, 1]}]
     page = Page(render(result(), spectra=rows))

@@ -83,6 +83,8 @@ def test_spectra_have_the_form_of_the_result_file():
     assert [row["site"] for row in rows] == ["b.weight"]
     (row,) = rows
     assert row["counts"] == [1, 2, 5]
+    (crowded,) = spectra(before, before, {"a.weight": 17}, points=2)
+    assert crowded["counts"] == [1, 17, 36]
     assert row["numel"] == 5
     assert row["kept"] == 2
     assert row["compressed"] == [1.0, 1.0, 1.0]

@@ -124,13 +124,15 @@ def _cards(result: Mapping[str, Any]) -> list[dict[str, str]]:
             "after": units.percent(after, 2),
             "before": units.percent(before, 2),
             "change": units.points(before, after),
+            "tone": "worse" if before is not None and after is not None and after < before - 0.01 else "",
         }
     ]
 
     def compare(label: str, old: float | None, new: float | None, show: Show, words: str, noise: float = 0.0) -> None:
         less, more = words.split()
         changed = units.change(old, new, less=less, more=more, noise=noise)
-        cards.append({"label": label, "after": show(new), "before": show(old), "change": changed})
+        tone = "worse" if changed.endswith(more) else ""
+        cards.append({"label": label, "after": show(new), "before": show(old), "change": changed, "tone": tone})
 
     size = number(result, "compressed", "bytes", "total")
     compare("File", number(result, "dense", "bytes"), size, units.size, "smaller larger")
@@ -171,7 +173,7 @@ def _panel(curve: Mapping[str, Any]) -> dict[str, Any] | None:
         return " ".join(f"{x(c):g},{height * (1 - min(max(s, 0), 1)):.1f}" for c, s in pairs if math.isfinite(s))
 
     dense = numbers(curve, "dense")
-    share = next((s for c, s in zip(counts, dense, strict=False) if kept and c >= kept), None)
+    share = next((s for c, s in zip(counts, dense, strict=False) if c == kept), None)
     return {
         "site": text(curve, "site"),
         "numel": units.short(numel),
@@ -234,8 +236,8 @@ def _facts(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         "model": text(result, "model", "name"),
         "weights": text(result, "model", "weights"),
         "data": text(data, "name"),
-        "training images": number(data, "train"),
-        "test images": number(data, "test"),
+        "training images": units.count(number(data, "train")),
+        "test images": units.count(number(data, "test")),
         "input": units.shape(at(data, "input")) if at(data, "input") else "",
         "where": at(result, "where"),
         "seed": at(result, "seed"),
@@ -256,7 +258,9 @@ def _facts(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     for title, group in groups:
         if isinstance(group, Mapping):
             rows = [
-                (_words(str(name)), _value(value)) for name, value in group.items() if value not in ("", None, [], {})
+                (_words(str(name)), _value(value))
+                for name, value in group.items()
+                if value not in ("", units.MISSING, None, [], {})
             ]
             if rows:
                 shown.append({"title": title, "rows": rows})
@@ -271,8 +275,6 @@ def _value(value: Any) -> str:
     """Any JSON on one line."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}" if value >= 10_000 else str(value)
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, Mapping):

@@ -77,7 +77,7 @@ def spectra(
         before, after: Dense tensors by site: of the dense baseline, and as decoded from the compressed network.
         kept: Kept count by site; these sites are reported, in this order.
         order: Of the coefficients.
-        points: At most so many counts for each site.
+        points: About so many counts for each site; the kept count is always among them.
 
     Returns:
         For each site ``site``, ``numel``, ``kept``, ``counts`` and the shares ``dense`` and ``compressed`` at them.
@@ -88,7 +88,7 @@ def spectra(
     rows: list[dict[str, Any]] = []
     for site, number in kept.items():
         numel = before[site].numel()
-        counts = log_counts(numel, points)
+        counts = sorted({*log_counts(numel, points), number})
         rows.append(
             {
                 "site": site,
