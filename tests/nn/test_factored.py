@@ -65,7 +65,17 @@ def test_no_factored_form_where_it_would_multiply_more():
 @pytest.mark.parametrize("cls", [FactoredLinear, FactoredConv])
 @pytest.mark.parametrize(
     "change",
-    [{"in": 0}, {"core": [1]}, {"core": "x"}, {"bias": 1}, {"norm": "l2"}, {"extra": 1}, {"stride": [1.5, 1]}],
+    [
+        {"in": 0},
+        {"padding": "evil"},
+        {"stride": [0, -1]},
+        {"core": [1]},
+        {"core": "x"},
+        {"bias": 1},
+        {"norm": "l2"},
+        {"extra": 1},
+        {"stride": [1.5, 1]},
+    ],
     ids=str,
 )
 def test_a_spec_from_a_stranger_is_checked(cls, change):

@@ -165,7 +165,11 @@ def _checked(spec: Mapping[str, Any], names: set[str], *, ranks: tuple[int, ...]
         raise ValueError(f"in and out must be positive whole numbers, got {spec['in']!r} and {spec['out']!r}.")
     if spec["norm"] not in ("ortho", "backward") or type(spec["bias"]) is not bool:
         raise ValueError(f"unknown norm {spec['norm']!r} or bias {spec['bias']!r}.")
-    for name in names & {"stride", "dilation", "output_padding"}:
-        value = spec[name]
-        if not isinstance(value, list) or len(value) != len(core) - 2 or not all(type(n) is int for n in value):
+    for name, least in {"stride": 1, "dilation": 1, "padding": 0, "output_padding": 0}.items():
+        value = spec.get(name, [least] * (len(core) - 2))
+        if name == "padding" and value in ("same", "valid"):
+            continue
+        if not isinstance(value, list) or len(value) != len(core) - 2 or any(type(n) is not int for n in value):
             raise ValueError(f"{name} must be a list of {len(core) - 2} whole numbers, got {value!r}.")
+        if min(value, default=least) < least:
+            raise ValueError(f"{name} must be at least {least}, got {value!r}.")

@@ -78,9 +78,9 @@ class ParametrizeTensor(Edit, verb="parametrize"):
         if parameter is None:
             state = "already coded" if parametrize.is_parametrized(module, self.tensor) else "not a parameter"
             raise PlanError(f"planned to code {self.site!r}, found it {state}. Plan again on this model.")
-        codec = _built(_codec(self.kind), self.spec, self.site)
-        shape = tuple(cast(list[int], self.spec["shape"]))
-        if tuple(parameter.shape) != shape:
+        kind, planned = _codec(self.kind), self.spec.get("shape")
+        if planned != list(parameter.shape):
+            shape = tuple(planned) if isinstance(planned, list) else planned
             raise PlanError(
                 f"planned for {self.site!r} of shape {shape}, found {tuple(parameter.shape)}. Plan again on this model."
             )
@@ -88,6 +88,7 @@ class ParametrizeTensor(Edit, verb="parametrize"):
             raise PlanError(
                 f"planned to code {self.site!r}, found it of type {parameter.dtype}; only floats are coded."
             )
+        codec = _built(kind, self.spec, self.site)
 
         def act() -> Undo:
             codec.to(parameter.device)
@@ -134,6 +135,9 @@ class SwapModule(Edit, verb="swap"):
             )
         module = _module(model, self.path)
         layer = _built(_layer(self.kind), self.spec, self.site)
+        like = next(module.parameters(), None)
+        if like is not None:
+            layer.to(like.device, like.dtype)
         return lambda: swap_(model, self.path, layer.train(module.training))
 
     def to_json(self) -> dict[str, Any]:

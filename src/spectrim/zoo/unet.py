@@ -58,6 +58,19 @@ class Up(nn.Module):
         return output
 
 
+class OutConv(nn.Module):
+    """A pointwise convolution to the classes; a module of its own only because the checkpoint's name has it."""
+
+    def __init__(self, inside: int, classes: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inside, classes, 1, bias=False)
+
+    def forward(self, x: Float[Tensor, "batch inside height width"]) -> Float[Tensor, "batch classes height width"]:
+        """Class scores of every pixel."""
+        output: Tensor = self.conv(x)
+        return output
+
+
 class UNet(nn.Module):
     """Four steps down and up; every convolution without bias, so that 23 weight tensors are all it learns.
 
@@ -88,7 +101,7 @@ class UNet(nn.Module):
         self.up2 = Up(8 * width, 4 * width, affine=affine)
         self.up3 = Up(4 * width, 2 * width, affine=affine)
         self.up4 = Up(2 * width, width, affine=affine)
-        self.outc = nn.Conv2d(width, num_classes, 1, bias=False)
+        self.outc = OutConv(width, num_classes)
 
     def forward(
         self, images: Float[Tensor, "batch channel height width"]
