@@ -163,8 +163,8 @@ class SpectralCodec(Codec, kind="spectral"):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         basis = self.get_buffer("basis_0")
         self._dtype = torch.promote_types(basis.dtype, torch.float32)
-        self._cached = None
         self._place(basis.device)
+        self._settle(self.count)  # .to_empty() leaves no numbers behind
         return self
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
