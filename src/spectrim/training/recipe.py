@@ -95,7 +95,7 @@ class Recipes:
 
 _SMALL = Recipes(
     dense=Recipe(epochs=20, lr=2e-3),
-    compressed=Recipe(epochs=40, lr=1e-2, weight_decay=0.0, momentum=0.9),
+    compressed=Recipe(epochs=30, lr=3e-2, weight_decay=0.0),
 )
 _CONVOLUTIONAL = Recipes(
     dense=Recipe(

@@ -1,11 +1,13 @@
 """A job made concrete: data opened, network and method checked, before any time is spent on training."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
@@ -168,9 +170,9 @@ def accelerator_for(precision: str, *, cpu: bool = False) -> Accelerator:
     Raises:
         UnsupportedError: The precision is not available there.
     """
-    try:
-        return Accelerator(mixed_precision=precision, cpu=cpu)
-    except ValueError as error:
-        raise UnsupportedError(
-            f"--precision {precision} is not available here: {error} bf16 and no work everywhere."
-        ) from error
+    if "WORLD_SIZE" not in os.environ:  # accelerate remembers the first precision of a process; several jobs may follow
+        AcceleratorState._reset_state(reset_partial_state=True)  # noqa: SLF001  # its own tests do it this way
+    accelerator = Accelerator(mixed_precision=precision, cpu=cpu)
+    if precision == "fp16" and accelerator.device.type == "cpu":
+        raise UnsupportedError("--precision fp16 needs an accelerator, found a CPU. bf16 works there.")
+    return accelerator
