@@ -23,9 +23,10 @@ DOCS_READY := $(VENV)/docs.stamp
 help: ## List the targets.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 14
 
+# One thread: the network is so small that threads would spend their time waiting for each other.
 .PHONY: demo
 demo: $(DEMO_READY) ## Train LeNet-5 on the digits, compress it to 1 %, write the artifact and a report to runs/demo.
-	$(BIN)/spectrim compress lenet5 --data digits --method frequency-regularization --keep 0.01 --epochs 20 \
+	OMP_NUM_THREADS=1 $(BIN)/spectrim compress lenet5 --data digits --method frequency-regularization --keep 0.01 \
 		--seed 0 --out runs/demo --overwrite
 
 .PHONY: test
