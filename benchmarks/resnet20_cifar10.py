@@ -41,6 +41,14 @@ HELD_OUT = 5_000
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what the weights were trained with
 
 
+ABOUT = (
+    "Top-1 accuracy in percent on all 10,000 test images, one seed each, equal budget for every kept fraction; keep = 1 "
+    "is the control of the recipe. one_shot: truncated without training, then with batch norms re-estimated on 20 "
+    "batches. finetuned: a fresh network filled from the written artifact (float16). pilots: tries of a recipe, trained "
+    "without the last 5,000 training images and judged by these (which the pretrained weights have seen)."
+)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a network is fine-tuned; the same for every kept fraction."""
@@ -321,6 +329,7 @@ def run(out: Path, keeps: list[float], recipe: Recipe, *, try_out: str | None) -
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     results = read(out) or {
         "benchmark": "resnet20_cifar10",
+        "about": ABOUT,
         "data": "CIFAR-10",
         "recipe": None,
         "entries": [],
@@ -390,7 +399,11 @@ def table(results: dict[str, Any]) -> str:
             f"| {each['keep']:g} | {each['numbers']['total']:,} | {after['bytes']['total']:,} | "
             f"{each['one_shot']['accuracy']:.2f} | {after['accuracy']:.2f} | {after['accuracy'] - dense['accuracy']:+.2f} |"
         )
-    return "\n".join(lines)
+    recipe, first = results["recipe"], results["entries"][0]
+    return "\n".join(lines) + (
+        f"\n\n{recipe['epochs']:g} epochs each, one seed; {first['hardware']['accelerator'] or first['hardware']['cpu']}, "
+        f"torch {first['versions']['torch']}, commit {first['commit']}."
+    )
 
 
 def draw(results: dict[str, Any], picture: Path) -> None:
