@@ -9,10 +9,10 @@ cut, and one measurement of them stands for all counts. The numbers of a network
 """
 
 import gc
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import frereg
 import torch
@@ -96,7 +96,9 @@ def measured(layer: Layer, *, rounds: int) -> dict[str, object]:
             rounds,
         ),
         "stored_bytes_per_weight": {name: round(stored(module) / numel, 2) for name, module in forward.items()},
-        "peak_forward_bytes_per_weight": {name: peak(module, images, numel) for name, module in forward.items()},
+        "peak_forward_bytes_per_weight": {
+            name: round(peak(module, images) / numel, 2) for name, module in forward.items()
+        },
     }
     return row
 
@@ -133,24 +135,14 @@ def stored(module: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in [*module.parameters(), *module.buffers()])
 
 
-def peak(module: nn.Module, images: Tensor, numel: int) -> float | None:
-    """How far the resident memory rises above its present level in a forward pass, per weight; None if unknown.
-
-    Small layers disappear in what the allocator keeps in hand, so only those of a million weights count.
-    """
-    reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-    if numel < 1_000_000 or not reset.exists():
-        return None
-    gc.collect()
-    module.zero_grad()
-    before = kilobytes(status, "VmRSS")
-    reset.write_text("5")
+def peak(module: nn.Module, images: Tensor) -> int:
+    """The most bytes that torch's allocator holds at once for a forward pass, beyond what was there before."""
     module(images)
-    return round(max(0, kilobytes(status, "VmHWM") - before) * 1024 / numel, 1)
-
-
-def kilobytes(status: Path, entry: str) -> int:
-    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(entry))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        module(images)
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return max(itertools.accumulate(event.nbytes() for event in events))
 
 
 def summed(rows: list[dict], network: str) -> dict[str, dict[str, float]]:
