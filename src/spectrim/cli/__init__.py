@@ -17,7 +17,7 @@ def main() -> None:
     try:
         from spectrim.cli.app import app
 
-        app()
+        app(prog_name="spectrim")
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in _EXTRAS:

@@ -17,7 +17,7 @@ def mixed(*numbers: int) -> int:
     >>> mixed(0, 1) == mixed(0, 1), mixed(0, 1) == mixed(1, 0)
     (True, False)
     """
-    high, low = np.random.SeedSequence(list(numbers)).generate_state(2, np.uint32).tolist()
+    high, low = np.random.SeedSequence([len(numbers), *numbers]).generate_state(2, np.uint32).tolist()
     return int((high << 32 | low) >> 1)
 
 

@@ -31,7 +31,8 @@ from spectrim.training.weights import load_weights_, read_weights
 
 _LOOKS = 100  # entries of the history in a phase
 _EVALUATIONS = 5  # in a phase, the last one included
-_PAUSE = 10.0  # seconds between two checkpoints that nobody asked for
+_PAUSE = 10.0  # least seconds between two checkpoints that nobody asked for
+_EFFORT = 0.05  # most of the time that may go into writing them
 
 
 class StoppedError(SpectrimError):
@@ -191,7 +192,7 @@ def _trained(
     look = max(1, total // _LOOKS)
     evaluation = max(1, phase.recipe.epochs // _EVALUATIONS) * phase.steps_per_epoch
     losses: list[torch.Tensor] = []
-    last = time.monotonic()
+    last, pause = time.monotonic(), _PAUSE
     steps = train(model, optimizer, phase, accelerator=accelerator, start=state.step)
     with this.reporter.phase(name, total=total, done=state.step), _timed(history, name):
         for step in steps:
@@ -211,10 +212,12 @@ def _trained(
                 _evaluated(this, state, model)
             if step.done == total:
                 break
-            due = step.done % this.checkpoint_every == 0 if this.checkpoint_every else time.monotonic() - last > _PAUSE
+            due = step.done % this.checkpoint_every == 0 if this.checkpoint_every else time.monotonic() - last > pause
             if due or asked():
+                begin = time.monotonic()
                 _saved(this, state, model, optimizer)
                 last = time.monotonic()
+                pause = max(_PAUSE, (last - begin) / _EFFORT)
             if asked():
                 raise StoppedError(f"stopped at step {step.done} of {total} ({name}). Go on with --resume.")
 

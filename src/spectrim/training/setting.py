@@ -170,6 +170,7 @@ def accelerator_for(precision: str, *, cpu: bool = False) -> Accelerator:
     Raises:
         UnsupportedError: The precision is not available there.
     """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for the same bits every time, before CUDA wakes up
     if "WORLD_SIZE" not in os.environ:  # accelerate remembers the first precision of a process; several jobs may follow
         AcceleratorState._reset_state(reset_partial_state=True)  # noqa: SLF001  # its own tests do it this way
     accelerator = Accelerator(mixed_precision=precision, cpu=cpu)

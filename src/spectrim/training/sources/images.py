@@ -125,4 +125,6 @@ def _decode(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
 
 
 def _short(error: BaseException) -> str:
-    return str(error).splitlines()[0].replace(str(Path.cwd()), ".") if str(error) else type(error).__name__
+    """The library's reason without the path, which the message has already."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return "of no known format" if "cannot identify" in reason else reason

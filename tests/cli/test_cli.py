@@ -1,0 +1,332 @@
+"""The commands, as typed; errors are one sentence and exit status 2."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import spectrim
+from spectrim.cli import main, options
+from spectrim.methods import METHODS
+from tests.training.tiny import tiny
+
+TINY = "tests.training.tiny:tiny"
+FIT = ["--data", "digits", "--image-size", "8"]
+
+
+@pytest.fixture
+def shell(monkeypatch, capsys):
+    """Run a command line in this process: (exit status, standard output, standard error)."""
+
+    def typed(*arguments):
+        monkeypatch.setattr(sys, "argv", ["spectrim", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        out, err = capsys.readouterr()
+        return caught.value.code or 0, out, err
+
+    return typed
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    path = tmp_path_factory.mktemp("artifact") / "model.safetensors"
+    model = spectrim.compress_(tiny(), spectrim.FrequencyRegularization(keep=0.2))
+    spectrim.anneal_(model, 1.0)
+    spectrim.save(model, path)
+    return path
+
+
+# -- help -------------------------------------------------------------------------------------------------------------
+
+COMMANDS = ["compress", "plan", "inspect", "eval", "bench", "export", "import-frereg", "methods"]
+
+
+def test_help_appears_at_once_and_without_torch():
+    code = (
+        "import sys, time; start = time.process_time(); sys.argv = ['spectrim', 'compress', '--help']\n"
+        "from spectrim.cli import main\n"
+        "try:\n    main()\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'scipy', 'accelerate', 'matplotlib', 'rich'} & set(sys.modules)\n"
+        "print('HEAVY', sorted(heavy)); print('SECONDS', time.process_time() - start)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "HEAVY []" in done.stdout
+    assert float(done.stdout.rpartition("SECONDS ")[2]) < 1.5
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples(shell, command):
+    status, out, _ = shell(command, "--help")
+    assert status == 0
+    assert f"spectrim {command}" in out
+    assert "Example" in out
+
+
+def test_without_arguments_the_commands_are_listed(shell):
+    _, out, err = shell()
+    assert all(command in out + err for command in COMMANDS)
+
+
+def test_the_version_is_printed(shell):
+    assert shell("--version")[1].startswith("spectrim 0.")
+
+
+def test_completion_knows_the_methods_of_the_library():
+    assert tuple(METHODS) == options.METHODS
+
+
+def test_completion_scripts_are_made(shell, monkeypatch):
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    _, out, _ = shell("--show-completion", "bash")
+    assert "_SPECTRIM_COMPLETE=complete_bash" in out
+
+
+def test_the_module_runs_as_a_program():
+    done = subprocess.run([sys.executable, "-m", "spectrim", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("spectrim ")
+
+
+# -- what works -------------------------------------------------------------------------------------------------------
+
+
+def test_plan_prints_what_would_be_done(shell):
+    status, out, _ = shell("plan", "lenet5", "--keep", "0.01", "--floor", "1", "--where", "!fc2*")
+    assert status == 0
+    assert "fc1.weight    keep 4,014 of 401,408 coefficients" in out
+    assert "fc2.weight    skipped: left dense by where" in out
+
+
+def test_plan_keeps_at_least_the_papers_count_by_default(shell):
+    assert "conv1.weight  keep 128 of 200 coefficients" in shell("plan", "lenet5", "--keep", "0.01")[1]
+
+
+def test_plan_takes_a_value_for_each_layer(shell):
+    _, out, _ = shell(
+        "plan", "lenet5", "--keep", "conv*=0.5", "--keep", "*=0.1", "--floor", "fc2.*=300", "--floor", "*=2"
+    )
+    assert "keep 100 of 200" in out
+    assert "keep 40,141 of 401,408" in out
+    assert "keep 300 of 1,960" in out
+
+
+def test_a_plan_as_json_can_be_replayed(shell):
+    _, out, _ = shell("plan", TINY, *FIT, "--keep", "0.5", "--json")
+    model = spectrim.Plan.from_json(out).apply_(tiny())
+    assert len(model.state_dict()) > len(tiny().state_dict())
+
+
+def test_plan_takes_any_setting_of_the_method(shell):
+    _, out, _ = shell("plan", "lenet5", "--set", "order=linf", "--set", "decay=0.5", "--schedule", "cosine")
+    assert "order='linf'" in out
+    assert "schedule='cosine'" in out
+
+
+def test_inspect_looks_into_a_file_and_into_a_network(shell, artifact):
+    status, out, _ = shell("inspect", artifact)
+    assert status == 0
+    assert "spectral" in out
+    rows = json.loads(shell("inspect", artifact, "--json")[1])["rows"]
+    assert rows[0]["site"] == "conv.weight"
+    assert "99 % of energy" in shell("inspect", TINY)[1]
+
+
+def test_methods_are_listed_with_their_settings(shell):
+    assert "frequency-regularization" in shell("methods")[1]
+    rows = json.loads(shell("methods", "--json")[1])
+    assert rows[0]["settings"]["keep"] == 0.01
+
+
+def test_eval_measures_an_artifact(shell, artifact):
+    status, out, _ = shell("eval", TINY, artifact, *FIT, "--json", "--cpu")
+    assert status == 0
+    found = json.loads(out)
+    assert found["images"] == 359
+    assert 0 <= found["value"] <= 1
+    assert shell("eval", TINY, artifact, *FIT)[1].startswith("accuracy ")
+
+
+def test_bench_compares_the_three_forms(shell, artifact):
+    _, out, _ = shell("bench", TINY, artifact, *FIT, "--rounds", "2", "--json", "--cpu")
+    rows = json.loads(out)
+    assert list(rows) == ["dense", "decoded", "finalized"]
+    assert rows["dense"]["macs"] == rows["decoded"]["macs"]
+    assert "ms" in shell("bench", TINY, artifact, *FIT, "--rounds", "2", "--threads", "1", "--cpu")[1]
+
+
+def test_export_writes_an_onnx_file_that_runs(shell, artifact, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    status, out, err = shell("export", TINY, artifact, *FIT, "--out", tmp_path / "m.onnx")
+    assert status == 0, err
+    assert "largest difference to torch" in out
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    images = torch.randn(5, 1, 8, 8)
+    (scores,) = session.run(None, {"images": images.numpy()})
+    with torch.no_grad():
+        expected = spectrim.load_(tiny(), artifact).eval()(images)
+    assert torch.allclose(torch.from_numpy(scores), expected, atol=1e-4)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["m.onnx"]
+
+
+def test_a_checkpoint_of_the_release_becomes_an_artifact(shell, tmp_path):
+    code = torch.zeros(8, 1, 5, 5)
+    code[0, 0, 0, :3] = torch.tensor([3.0, 2.0, 1.0])
+    torch.save({"0.weight": code.to_sparse()}, tmp_path / "c.pt")
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\ndef make():\n    return nn.Sequential(nn.Conv2d(1, 8, 5, bias=False))\n"
+    )
+    here = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        status, out, err = shell("import-frereg", "c.pt", "--model", "net:make", "--out", "a.safetensors")
+    finally:
+        os.chdir(here)
+    assert status == 0, err
+    assert "coefficients" in out
+    assert spectrim.inspect(tmp_path / "a.safetensors").coded[0].kept >= 3
+
+
+def test_compress_prints_before_and_after_and_the_files(shell, tmp_path):
+    arguments = [TINY, *FIT, "--keep", "0.2", "--dense-epochs", "1", "--epochs", "1", "--batch-size", "256", "--cpu"]
+    out_folder = tmp_path / "runs" / "a"
+    status, out, err = shell("compress", *arguments, "--out", out_folder)
+    assert status == 0, err
+    assert "before" in out
+    assert f"report    {out_folder}/report.html" in out
+    result = json.loads((out_folder / "result.json").read_text())
+    assert result["method"] == {
+        "name": "frequency-regularization", "keep": 0.2, "floor": 128, "order": "l1-lex", "norm": "ortho",
+        "schedule": "geometric", "compat": None, "decay": 0.001,
+    }  # fmt: skip
+    shown = json.loads(shell("eval", TINY, out_folder / "model.safetensors", *FIT, "--json", "--cpu")[1])
+    assert shown["value"] == pytest.approx(result["compressed"]["metric"], abs=1e-6)
+
+
+# -- what does not ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["plan", "lenet"], "no network 'lenet'. Did you mean 'lenet5'"),
+        (["compress", "lenet", "--data", "digits", "--out", "x"], "no network 'lenet'"),
+        (["compress", "lenet5", "--data", "mnist:/no/where", "--out", "x"], "there is no folder '/no/where'"),
+        (["compress", "lenet5", "--data", "digits", "--keep", "0", "--out", "x"], "keep must lie in (0, 1], got 0."),
+        (["compress", "lenet5", "--data", "digits", "--keep", "5", "--out", "x"], "For 5 percent, pass keep=0.05."),
+        (
+            ["compress", "lenet5", "--data", "digits", "--where", "layers.*", "--out", "x"],
+            "where='layers.*' matches none",
+        ),
+        (["plan", "lenet5", "--keep", "much"], "--keep takes a number, or GLOB=a number, got 'much'."),
+        (["plan", "lenet5", "--floor", "*=1.5"], "--floor takes a whole number"),
+        (["plan", "lenet5", "--keep", "0.1", "--keep", "0.2"], "--keep takes GLOB=VALUE here, got '0.1'."),
+        (["plan", "lenet5", "--set", "order"], "--set takes NAME=VALUE here, got 'order'."),
+        (["plan", "lenet5", "--set", "colour=red"], "has no setting 'colour'. It has keep, floor"),
+        (["plan", "lenet5", "--method", "magic"], "no method 'magic'. There are frequency-regularization"),
+        (["plan", "lenet5", "--schedule", "never"], "schedule must be one of geometric"),
+        (["inspect", "/no/file.safetensors"], "no network '/no/file.safetensors'"),
+        (["eval", "lenet5", "/no/file", "--data", "digits"], "there is no weights file '/no/file'"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_status_2(shell, monkeypatch, tmp_path, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = shell(*arguments)
+    assert status == 2
+    assert sentence in err
+    assert out == ""
+    assert err.startswith("spectrim: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_missing_option_is_a_usage_error(shell):
+    status, _, err = shell("compress", "lenet5")
+    assert status == 2
+    assert "--data" in err
+
+
+def test_a_corrupt_image_is_named(shell, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            (tmp_path / name / f"{number}.png").write_bytes(b"no image")
+    status, _, err = shell("compress", "lenet5", "--data", f"images:{tmp_path}", "--out", tmp_path / "out")
+    assert status == 2
+    assert ".png: not a readable image" in err
+
+
+def test_a_corrupt_idx_file_is_named(shell, tmp_path):
+    for part in ("train", "t10k"):
+        for kind in ("images-idx3", "labels-idx1"):
+            (tmp_path / f"{part}-{kind}-ubyte.gz").write_bytes(b"\x1f\x8b broken")
+    status, _, err = shell("compress", "lenet5", "--data", f"mnist:{tmp_path}", "--out", tmp_path / "out")
+    assert status == 2
+    assert "train-images-idx3-ubyte.gz: damaged gzip data" in err
+
+
+def test_an_artifact_for_another_architecture_is_named(shell, artifact):
+    status, _, err = shell("eval", "resnet20", artifact, "--data", "digits")
+    assert status == 2
+    assert "another architecture" in err
+    status, _, err = shell("eval", TINY, "LICENSE", *FIT)
+    assert status == 2
+    assert "neither a safetensors file nor a state dict" in err
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_old_files(shell, tmp_path, monkeypatch):
+    out = tmp_path / "a"
+    arguments = ["compress", TINY, *FIT, "--dense-epochs", "0", "--epochs", "0", "--cpu", "--out", out]
+    assert shell(*arguments)[0] == 0
+    before = {each.name: each.read_bytes() for each in out.iterdir()}
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("spectrim.artifact.writer.os.fsync", full)
+    status, _, err = shell(*arguments, "--seed", "1", "--overwrite")
+    assert status == 2
+    assert "No space left on device" in err
+    assert {each.name: each.read_bytes() for each in out.iterdir()} == before
+
+
+def test_a_missing_extra_is_one_line_to_install_it(shell, monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    monkeypatch.delitem(sys.modules, "spectrim.training.setting", raising=False)
+    status, _, err = shell("compress", "lenet5", "--data", "digits", "--out", "x")
+    assert status == 2
+    assert "pip install 'spectrim[train]'" in err
+
+
+def test_ctrl_c_exits_with_130(shell, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spectrim.training.sources.digits.open_source", interrupted)
+    assert shell("eval", TINY, "LICENSE", *FIT)[0] == 130
+
+
+def test_a_stopped_run_exits_with_130_and_says_how_to_go_on(shell, monkeypatch, tmp_path):
+    from spectrim.training.run import StoppedError
+
+    def stopped(*arguments, **options):
+        raise StoppedError("stopped at step 3. Go on with --resume.")
+
+    monkeypatch.setattr("spectrim.training.run.run", stopped)
+    status, _, err = shell("compress", TINY, *FIT, "--out", tmp_path / "x")
+    assert (status, err) == (130, "spectrim: stopped at step 3. Go on with --resume.\n")
+
+
+def test_a_fault_of_the_program_shows_its_traceback(monkeypatch):
+    def broken(*arguments, **options):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("spectrim.training.models.build", broken)
+    monkeypatch.setattr(sys, "argv", ["spectrim", "inspect", "lenet5"])
+    with pytest.raises(RuntimeError, match="a bug"):
+        main()
