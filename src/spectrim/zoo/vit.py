@@ -52,7 +52,8 @@ class Block(nn.Module):
     def forward(self, tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
         """The tokens after both."""
         tokens = tokens + self.attention(tokens)
-        return tokens + self.mlp(tokens)
+        output: Tensor = tokens + self.mlp(tokens)
+        return output
 
 
 class ViT(nn.Module):
