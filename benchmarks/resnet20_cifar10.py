@@ -44,7 +44,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what the weights wer
 ABOUT = (
     "Top-1 accuracy in percent on all 10,000 test images, one seed each, equal budget for every kept fraction; keep = 1 "
     "is the control of the recipe. one_shot: truncated without training, then with batch norms re-estimated on 20 "
-    "batches. finetuned: a fresh network filled from the written artifact (float16). pilots: tries of a recipe, trained "
+    "batches without augmentation. finetuned: a fresh network filled from the written artifact (float16). pilots: tries of a recipe, trained "
     "without the last 5,000 training images and judged by these (which the pretrained weights have seen)."
 )
 
@@ -280,8 +280,10 @@ def pace(progress: float, warmup: float) -> float:
 # -- the runs ---------------------------------------------------------------------------------------------------------
 
 
-def entry(keep: float, recipe: Recipe, train: Images, test: Images, checkpoint: Path) -> dict[str, Any]:
-    """Everything about one kept fraction."""
+def entry(
+    keep: float, recipe: Recipe, train: Images, test: Images, checkpoint: Path, program: str | None
+) -> dict[str, Any]:
+    """Everything about one kept fraction; ``program`` is the commit that this process was started from."""
     model, clock = finetuned(keep, recipe, train, checkpoint)
     cut = truncated(keep, recipe, test.pixels.device)
     one_shot = accuracy(cut, test)
@@ -300,7 +302,7 @@ def entry(keep: float, recipe: Recipe, train: Images, test: Images, checkpoint: 
         "device": str(test.pixels.device.type),
         "hardware": measure.hardware(),
         "versions": measure.versions(),
-        "commit": commit(),
+        "commit": program,
     }
 
 
@@ -335,6 +337,7 @@ def run(out: Path, keeps: list[float], recipe: Recipe, *, try_out: str | None) -
         "entries": [],
         "pilots": [],
     }
+    program = commit()
     train = cifar10(train=True).to(device)
     if try_out is not None:
         for keep in keeps:
@@ -365,7 +368,9 @@ def run(out: Path, keeps: list[float], recipe: Recipe, *, try_out: str | None) -
             print(f"keep {keep:g}: finished before")
             continue
         print(f"keep {keep:g}")
-        results["entries"].append(entry(keep, recipe, train, test, CHECKPOINTS / out.stem / f"keep-{keep:g}.pt"))
+        results["entries"].append(
+            entry(keep, recipe, train, test, CHECKPOINTS / out.stem / f"keep-{keep:g}.pt", program)
+        )
         results["entries"].sort(key=lambda each: -each["keep"])
         write(out, results)
     return results
@@ -417,16 +422,14 @@ def draw(results: dict[str, Any], picture: Path) -> None:
     keeps = [each["keep"] for each in entries]
     after = [each["finetuned"]["accuracy"] for each in entries]
     before = [each["one_shot"]["accuracy"] for each in entries]
-    again = [each["one_shot"]["accuracy_with_norms_reestimated"] for each in entries]
     figure, axes = plt.subplots(figsize=(7.2, 4.4), dpi=160, layout="constrained")
     axes.axhline(dense, color="0.35", lw=1.2, ls=(0, (5, 3)), zorder=1)
     axes.axhline(10, color="0.7", lw=1, ls=":", zorder=1)
     epochs = results["recipe"]["epochs"]
-    axes.plot(keeps, after, "o-", color="#0b6e99", lw=2.2, ms=7, label=f"fine-tuned, {epochs:g} epochs", zorder=4)
     axes.plot(
-        keeps, again, "^-", color="#d98324", lw=1.4, ms=5.5, label="truncated, batch norms re-estimated", zorder=3
+        keeps, after, "o-", color="#0b6e99", lw=2.2, ms=7, label=f"fine-tuned for {epochs:g} epochs, one seed", zorder=4
     )
-    axes.plot(keeps, before, "s-", color="#a23b3b", lw=1.4, ms=5, label="truncated only", zorder=2)
+    axes.plot(keeps, before, "s-", color="#a23b3b", lw=1.4, ms=5, label="truncated, no training", zorder=2)
     for each in entries:
         height, size = each["finetuned"]["accuracy"], each["finetuned"]["bytes"]["total"]
         axes.annotate(
@@ -455,7 +458,7 @@ def draw(results: dict[str, Any], picture: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.92")
     axes.set_axisbelow(True)
-    axes.legend(frameon=False, fontsize=8.5, loc="center right", bbox_to_anchor=(1, 0.5))
+    axes.legend(frameon=False, fontsize=8.5, loc="center right", bbox_to_anchor=(1, 0.38))
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture)
     plt.close(figure)
