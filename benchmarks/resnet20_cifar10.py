@@ -405,9 +405,10 @@ def table(results: dict[str, Any]) -> str:
             f"{each['one_shot']['accuracy']:.2f} | {after['accuracy']:.2f} | {after['accuracy'] - dense['accuracy']:+.2f} |"
         )
     recipe, first = results["recipe"], results["entries"][0]
+    commits = ", ".join(sorted({str(each["commit"])[:12] for each in results["entries"]}))
     return "\n".join(lines) + (
         f"\n\n{recipe['epochs']:g} epochs each, one seed; {first['hardware']['accelerator'] or first['hardware']['cpu']}, "
-        f"torch {first['versions']['torch']}, commit {first['commit']}."
+        f"torch {first['versions']['torch']}, commit {commits}."
     )
 
 
@@ -433,12 +434,12 @@ def draw(results: dict[str, Any], picture: Path) -> None:
     for each in entries:
         height, size = each["finetuned"]["accuracy"], each["finetuned"]["bytes"]["total"]
         axes.annotate(
-            f"{height:.1f} %\n{size / 1000:.0f} kB", (each["keep"], height), xytext=(0, -11), textcoords="offset points",
-            ha="center", va="top", fontsize=8, color="#0b4f6e", linespacing=1.25,
+            f"{height:.1f} %\n{size / 1000:.0f} kB", (each["keep"], height), xytext=(-2, -8), textcoords="offset points",
+            ha="right", va="top", fontsize=8, color="#0b4f6e", linespacing=1.25,
         )  # fmt: skip
     checkpoint = results["dense"]["checkpoint_bytes"] / 1000
     axes.text(
-        1.12,
+        1.36,
         dense + 1.2,
         f"dense {dense:.2f} %, {checkpoint:,.0f} kB",
         ha="left",
@@ -446,11 +447,11 @@ def draw(results: dict[str, Any], picture: Path) -> None:
         fontsize=8,
         color="0.25",
     )
-    axes.text(1.12, 10.8, "chance", ha="left", va="bottom", fontsize=8, color="0.5")
+    axes.text(1.36, 10.8, "chance", ha="left", va="bottom", fontsize=8, color="0.5")
     axes.set_xscale("log")
     axes.set_xticks(keeps, [f"{keep:g}" for keep in keeps])
     axes.xaxis.set_minor_locator(mpl.ticker.NullLocator())
-    axes.set_xlim(1.16, min(keeps) / 1.16)
+    axes.set_xlim(1.42, min(keeps) / 1.16)
     axes.set_ylim(0, 100)
     axes.set_xlabel("kept fraction of the coefficients")
     axes.set_ylabel("CIFAR-10 test accuracy, %")
