@@ -36,7 +36,7 @@ def choose(where):
         (["layer*", "!*.1"], ["layer1.0.weight", "layer2.0.weight"]),
         (lambda name, module: name.startswith("layer2") and module.in_features == 2, ["layer2.0.weight", "layer2.1.weight"]),
     ],
-    ids=str,
+    ids=lambda value: "a function" if callable(value) else str(value),
 )  # fmt: skip
 def test_a_selection_is_what_its_globs_say(where, expected):
     assert expected == choose(where)
