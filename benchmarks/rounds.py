@@ -20,6 +20,14 @@ import torch
 from spectrim.measure.surroundings import hardware, versions
 
 RESULTS = Path(__file__).parent / "results"
+COMMIT = subprocess.run(
+    ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+    cwd=Path(__file__).parent,
+    capture_output=True,
+    text=True,
+    check=False,
+).stdout.strip() or None  # fmt: skip
+"""What was measured: taken when the program starts, as the working tree may move on while it runs."""
 
 
 @dataclass
@@ -81,16 +89,12 @@ def once(case: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
 
 def write(name: str, rows: Sequence[Mapping[str, Any]], *, seed: int, **more: Any) -> Path:
     """Write ``results/NAME.json``: rows, what they were measured with, and what else the benchmark has to say."""
-    root = Path(__file__).parent
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=root, capture_output=True, text=True, check=False
-    )
     document = {
         "rows": list(rows),
         **more,
         "hardware": hardware(),
         "versions": versions(),
-        "commit": described.stdout.strip() or None,
+        "commit": COMMIT,
         "seed": seed,
     }
     RESULTS.mkdir(exist_ok=True)

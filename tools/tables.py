@@ -13,6 +13,7 @@ A page marks the place with two comments, and everything between them belongs to
 
 import importlib.util
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -41,12 +42,47 @@ def table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 def training_step(document: Mapping[str, Any]) -> str:
     """What a training step costs, coded against plain."""
-    rows = [
-        [row["network"], f"{row['cpu_ms']:,.0f}", f"{row['wall_ms']:,.0f}", f"{row['cpu_ratio']:.2f}"]
-        for row in document["rows"]
-    ]
+    rows = [[row["network"], f"{row['cpu_ms']:,.0f}", f"{row['cpu_ratio']:.2f}"] for row in document["rows"]]
     note = f"\n\n{_machine(document)}; batch {document['batch']}, minimum over {document['rounds']} interleaved rounds."
-    return table(["network", "processor ms", "wall ms", "against plain"], rows) + note
+    return table(["network", "processor ms", "against plain"], rows) + note
+
+
+def layers(document: Mapping[str, Any]) -> str:
+    """What decoding, a forward pass and a training pass cost, per network and kept count, beside frereg and plain."""
+    cases = ["frereg", "plain", "1", "0.1", "0.01", "33 numbers"]
+    names = {"decode": "decoding", "forward": "forward", "forward_backward": "forward and backward"}
+    rows = [
+        [f"{network}, {name}", *(_sparing(sums[what].get(case)) for case in cases)]
+        for network, sums in document["networks"].items()
+        for what, name in names.items()
+    ]
+    largest = max(document["rows"], key=lambda row: math.prod(row["shape"]))
+    decode = largest["decode"]
+    rows.append(
+        [f"one layer of {tuple(largest['shape'])}, decoding", *(_sparing(decode.get(case, {}).get("cpu_ms"))
+                                                                for case in cases)]
+    )  # fmt: skip
+    for what, name in (("stored", "stored"), ("peak_forward", "peak of a forward pass")):
+        bytes_of = largest[f"{what}_bytes_per_weight"]
+        rows.append([f"that layer, bytes per weight, {name}", *(f"{bytes_of[case]:.1f}" for case in cases)])
+    note = f"\n\n{_machine(document)}; processor milliseconds, minimum over {document['rounds']} interleaved rounds."
+    headings = ["", "frereg 0.1.0", "plain", "keep 1", "keep 0.1", "keep 0.01", "33 numbers"]
+    return table(headings, rows) + note
+
+
+def construction(document: Mapping[str, Any]) -> str:
+    """What it costs to make the U-Net's layers."""
+    sums = document["networks"]["U-Net"]["construction"]
+    peer = sums["frereg"]
+    figures = [("frereg's layers, random spectra", peer), ("our codecs alone, all coefficients kept", sums["codec"])]
+    for name, found in document["unet"].items():
+        plain, coding = found["plain"]["cpu_ms"], found["coding"]["cpu_ms"]
+        figures += [
+            (f"coding an initialised U-Net, {name}", coding),
+            (f"initialising and coding it, {name}", plain + coding),
+        ]
+    rows = [[name, _sparing(figure), f"{peer / figure:,.0f}x"] for name, figure in figures]
+    return table(["the U-Net's 23 weights", "processor ms", "faster than frereg"], rows) + f"\n\n{_machine(document)}."
 
 
 def inference(document: Mapping[str, Any]) -> str:
@@ -85,6 +121,11 @@ def by_script(script: str) -> Render:
     return render
 
 
+def _sparing(figure: float | None) -> str:
+    """Three digits at least, a dash for what was not measured."""
+    return "–" if figure is None else f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"
+
+
 def _machine(document: Mapping[str, Any]) -> str:
     hardware, versions = document["hardware"], document["versions"]
     return (
@@ -94,6 +135,8 @@ def _machine(document: Mapping[str, Any]) -> str:
 
 TABLES: dict[str, tuple[str, Render]] = {
     "training-step": ("fr_step.json", training_step),
+    "layers": ("fr_layers.json", layers),
+    "construction": ("fr_layers.json", construction),
     "inference": ("fr_inference.json", inference),
     "lenet5": ("lenet5_mnist.json", by_script("lenet5_mnist")),
     "resnet20": ("resnet20_cifar10.json", by_script("resnet20_cifar10")),
