@@ -38,5 +38,5 @@ def exponential(progress: float, rate: float) -> float:
 
 def _checked(progress: float) -> float:
     if not 0 <= progress <= 1:
-        raise ValueError(f"progress must lie in [0, 1], got {progress}. Pass step / total_steps.")
+        raise ValueError(f"progress must lie in [0, 1], got {progress}. Pass (step + 1) / total_steps.")
     return float(progress)

@@ -83,7 +83,7 @@ def anneal_(model: nn.Module, progress: float) -> None:
 
     Args:
         model: With components in it.
-        progress: Share of the annealing that is over, in [0, 1]: ``step / total_steps``.
+        progress: Share of the annealing that is over, in [0, 1]: ``(step + 1) / total_steps`` reaches the end.
 
     Raises:
         ValueError: ``progress`` is not in [0, 1].
@@ -95,7 +95,7 @@ def anneal_(model: nn.Module, progress: float) -> None:
     SpectralCodec(shape=(8, 8), kept=32)
     """
     if not 0 <= progress <= 1:
-        raise ValueError(f"progress must lie in [0, 1], got {progress}. Pass step / total_steps.")
+        raise ValueError(f"progress must lie in [0, 1], got {progress}. Pass (step + 1) / total_steps.")
     by_class: dict[type[Component], list[Component]] = {}
     for _, component in components(model):
         by_class.setdefault(type(component), []).append(component)

@@ -110,6 +110,14 @@ def test_what_cannot_be_coded_is_skipped_by_name():
     assert {"b.weight"} == set(kept(model, FrequencyRegularization(keep=0.5)))
 
 
+def test_an_axis_too_long_to_anneal_is_skipped_unless_truncated_at_once():
+    embed = nn.Embedding(50_257, 4)
+    assert skips(embed, where="weight") == {
+        "weight": "an axis of 50,257 needs a basis of 10.1 GB to start from; use schedule='at-once'"
+    }
+    assert kept(embed, FrequencyRegularization(keep=0.001, schedule="at-once"), where="weight") == {"weight": 201}
+
+
 def test_a_model_without_weights_has_no_candidates():
     with pytest.raises(SiteError, match="leaves none of the 0 candidate tensors of ReLU"):
         plan(nn.ReLU(), FrequencyRegularization(), where=lambda *_: True)

@@ -1,5 +1,6 @@
 """Frequency Regularization: weights live as truncated cosine spectra."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -17,11 +18,12 @@ from spectrim.surgery.edits import ParametrizeTensor
 from spectrim.surgery.plan import Plan, Skipped
 from spectrim.surgery.sites import Site, Where
 from spectrim.transforms.dct import Norm
-from spectrim.transforms.ordering import ORDERS, Order
+from spectrim.transforms.ordering import ORDERS, Order, box_sides
 from spectrim.truncation import CURVES, Curve, Truncation, official_truncation, target_count
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Linear, nn.Bilinear)
+_LONGEST = 16_384  # a basis with as many frequencies takes 1 GB
 _PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
@@ -112,8 +114,11 @@ class FrequencyRegularization(Method, name="frequency-regularization"):
             if reason is None and (keep := sites.per_site(self.keep, site)) is None:
                 reason = "no pattern of keep matches"
             if reason is None:
-                truncations[site] = self._truncation(site, _check_keep(keep))
-            elif reason:
+                truncation = self._truncation(site, _check_keep(keep))
+                reason = _too_long(site, truncation)
+                if reason is None:
+                    truncations[site] = truncation
+            if reason:
                 skipped.append(Skipped(site.name, reason))
         skipped += [
             Skipped(site.name, f"already parametrized by {type(stack[0]).__name__}")
@@ -162,6 +167,16 @@ def _check_keep(keep: object) -> float:
         hint = f" For {keep:g} percent, pass keep={keep / 100:g}." if 1 < keep <= 100 else ""
         raise ValueError(f"keep must lie in (0, 1], got {keep:g}.{hint}")
     return float(keep)
+
+
+def _too_long(site: Site, truncation: Truncation) -> str | None:
+    """Why a tensor with a very long axis cannot be annealed: decoding its whole spectrum needs a square basis."""
+    shape = site.module.get_parameter(site.tensor).shape
+    sides = box_sides(shape, truncation.count(0.0))
+    n, side = max(zip(shape, sides, strict=True), key=math.prod)
+    if n * side <= _LONGEST**2:
+        return None
+    return f"an axis of {n:,} needs a basis of {n * side * 4 / 1e9:.1f} GB to start from; use schedule='at-once'"
 
 
 def _is_weight(site: Site) -> bool:
