@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from spectrim.artifact import read_structure
+from spectrim.errors import SiteError
 from spectrim.measure.choice import faster, inputs_of
 from spectrim.methods.method import Calibration, Method
 from spectrim.nn.component import Component, Layer, components
 from spectrim.report.inspection import Inspection, inspect_model, inspect_parts
-from spectrim.surgery.edits import plain_parameter, replace_tensor_, swap_
+from spectrim.surgery.edits import plain_parameter, replace_module_, replace_tensor_
 from spectrim.surgery.plan import Plan
 from spectrim.surgery.sites import Where, coded
 
@@ -49,7 +50,7 @@ def compress_(model: nn.Module, method: Method, *, where: Where = None, calibrat
         The model, which stays of its class and keeps its names.
 
     Raises:
-        SiteError, OrderError: As for :func:`plan`.
+        SiteError, OrderError: As for :func:`plan`; also where nothing is left to edit.
         PlanError: An edit cannot be made; the model is as it was.
 
     >>> import spectrim as st
@@ -57,7 +58,13 @@ def compress_(model: nn.Module, method: Method, *, where: Where = None, calibrat
     >>> model.parametrizations.weight[0]
     SpectralCodec(shape=(8, 8), kept=64)
     """
-    return plan(model, method, where=where, calibration=calibration).apply_(model)
+    made = plan(model, method, where=where, calibration=calibration)
+    if not made.edits:
+        raise SiteError(
+            f"{made.method} finds nothing to edit in {made.model}: it skips {len(made.skipped)} tensors and there are no "
+            "others. print(spectrim.plan(model, method)) says why."
+        )
+    return made.apply_(model)
 
 
 def penalty(model: nn.Module) -> Tensor:
@@ -122,24 +129,29 @@ def finalize_(model: nn.Module, *, example: Tensor | None = None) -> nn.Module:
     'Linear'
     """
     measured = {} if example is None else _measured(model, example)
-    for entry in coded(model):
+    for entry in reversed(coded(model)):
         other = measured.get(entry.site)
         with torch.no_grad():
             dense = entry.codec(entry.code)
             flushed = torch.where(dense.abs() < torch.finfo(dense.dtype).tiny, 0, dense)
         replace_tensor_(entry.module, entry.tensor, plain_parameter(entry.code, flushed))
         if other is not None:
-            swap_(model, entry.path, other)
-    for path, component in list(components(model)):
+            replace_module_(model, entry.module, other)
+    for _, component in list(components(model)):
         final = cast(Layer, component).finalized()
         if final is not component:
-            swap_(model, path, final)
+            replace_module_(model, component, final)
     return model
 
 
 def _measured(model: nn.Module, example: Tensor) -> dict[str, nn.Module]:
     """For each coded tensor whose layer runs faster in another form on its real input: that form."""
-    entries = {entry.path: entry for entry in coded(model) if entry.path}
+    modules = [id(entry.module) for entry in coded(model)]
+    entries = {
+        entry.path: entry
+        for entry in coded(model)
+        if entry.path and entry.tensor == "weight" and modules.count(id(entry.module)) == 1
+    }
     inputs = inputs_of(model, list(entries), example)
     winners: dict[str, nn.Module] = {}
     for path, x in inputs.items():

@@ -79,6 +79,24 @@ def test_law_3_a_plan_for_another_model_leaves_this_one_as_it_was(case):
     assert coded(smaller) == []
 
 
+def test_law_3_a_plan_that_fails_half_way_is_undone(case, monkeypatch):
+    model, calls = case.model(), []
+    before, real = state(model), nn.utils.parametrize.register_parametrization
+
+    def fails_at_last(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 4:
+            raise MemoryError
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(nn.utils.parametrize, "register_parametrization", fails_at_last)
+    with pytest.raises(MemoryError):
+        st.compress_(model, case.method)
+    assert_same_state(before, state(model))
+    assert list(before) == list(state(model))
+    assert coded(model) == []
+
+
 @pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
 def test_law_4_gradients_reach_every_code_tensor(case, progress):
     model = compressed(case, progress).train()
@@ -163,6 +181,7 @@ def test_law_7_finalizing_a_copy_leaves_the_source_alone(case):
     assert len(coded(model)) > 0
     assert coded(copied) == []
     assert type(copied) is type(case.model())
+    assert list(copied.state_dict()) == list(case.model().state_dict())
 
 
 @pytest.mark.parametrize("decode", [True, False])

@@ -118,6 +118,59 @@ def test_an_axis_too_long_to_anneal_is_skipped_unless_truncated_at_once():
     assert kept(embed, FrequencyRegularization(keep=0.001, schedule="at-once"), where="weight") == {"weight": 201}
 
 
+def test_a_glob_over_weights_leaves_norms_alone():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.LayerNorm(8), nn.Embedding(9, 4), nn.Linear(8, 8))
+    method = FrequencyRegularization(keep=0.5)
+    assert set(kept(model, method, where="*.weight")) == {"0.weight", "4.weight"}
+    assert set(kept(model, method, where=["*.weight", "1.weight"])) == {
+        "0.weight",
+        "1.weight",
+        "4.weight",
+    }
+    with pytest.raises(
+        SiteError, match=r"To code '3\.weight', which is no convolution or linear weight, name it in full"
+    ):
+        plan(model, method, where="3")
+
+
+@pytest.mark.parametrize("options", [{"keep": {"typo.*": 0.1}}, {"floor": {"typo.*": 3}}], ids=str)
+def test_a_glob_for_a_value_that_matches_nothing_is_refused(options):
+    with pytest.raises(SiteError, match=r"'typo\.\*' matches none of the 1 candidate"):
+        plan(nn.Sequential(nn.Linear(8, 8)), FrequencyRegularization(**options))
+
+
+def test_an_empty_selection_selects_nothing():
+    with pytest.raises(SiteError, match="leaves none of the 1 candidate"):
+        plan(nn.Sequential(nn.Linear(8, 8)), FrequencyRegularization(), where=[])
+
+
+def test_compressing_a_model_without_weights_says_so():
+    with pytest.raises(SiteError, match="finds nothing to edit in LSTM"):
+        compress_(nn.LSTM(4, 4), FrequencyRegularization())
+
+
+def test_weight_and_bias_of_one_layer_can_both_be_coded_and_measured():
+    model = nn.Sequential(nn.Linear(64, 64), nn.Conv1d(64, 64, 3, padding=1))
+    names, x = list(model.state_dict()), torch.randn(64, 64)
+    compress_(model, FrequencyRegularization(keep=0.02), where=["*.bias", "0", "1"])
+    anneal_(model, 1.0)
+    expected = model.eval()(x)
+    finalize_(model, example=x)
+    torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=1e-5)
+    assert names == list(model.state_dict())
+
+
+def test_a_layer_used_twice_is_finalized_in_both_places():
+    shared = nn.Linear(512, 512)
+    model = nn.Sequential(shared, nn.ReLU(), shared)
+    compress_(model, FrequencyRegularization(keep=1e-6, floor=6, schedule="at-once"))
+    x = torch.randn(256, 512)
+    expected = model.eval()(x)
+    finalize_(model, example=x)
+    assert model[0] is model[2]
+    torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_a_model_without_weights_has_no_candidates():
     with pytest.raises(SiteError, match="leaves none of the 0 candidate tensors of ReLU"):
         plan(nn.ReLU(), FrequencyRegularization(), where=lambda *_: True)

@@ -154,6 +154,23 @@ def test_evaluation_decodes_once_and_notices_every_change():
     assert codec(code).requires_grad, "with gradients on, the cache is not used"
 
 
+def test_writing_into_the_decoded_tensor_does_not_stick():
+    codec, code = SpectralCodec((8, 8), 8).eval(), nn.Parameter(torch.randn(8, 8))
+    with torch.no_grad():
+        expected = codec(code).clone()
+        codec(code).zero_()
+        torch.testing.assert_close(codec(code), expected)
+
+
+def test_a_state_can_be_assigned_to_a_model_without_storage():
+    source = SpectralCodec((8, 8), 8)
+    with torch.device("meta"):
+        target = SpectralCodec((8, 8), 9)
+    target.load_state_dict(source.state_dict(), assign=True)
+    code = torch.randn(8, 8)
+    torch.testing.assert_close(target(code), source(code))
+
+
 def test_a_cast_rounds_neither_counts_nor_bases():
     codec = SpectralCodec((40, 40), 300)
     cast = copy.deepcopy(codec).half()

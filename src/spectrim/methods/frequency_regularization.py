@@ -99,6 +99,11 @@ class FrequencyRegularization(Method, name="frequency-regularization"):
         coded = {entry.site: entry for entry in sites.coded(model)}
         there = [Site(entry.path, entry.tensor, entry.module) for entry in coded.values()]
         chosen = sites.selected([*candidates, *there], where, model=model)
+        for values in (self.keep, self.floor):
+            if isinstance(values, Mapping):
+                sites.selected(
+                    [*candidates, *there], list(values), model=model
+                )  # a glob that matches nothing is refused
         if again := [name for name in coded if name in chosen]:
             raise OrderError(
                 f"FrequencyRegularization codes weights, but {len(again)} of those asked for are already coded (first: "
@@ -165,7 +170,7 @@ def _check_keep(keep: object) -> float:
         raise TypeError(f"keep must be a number in (0, 1] or a mapping from glob to number, got {keep!r}.")
     if not 0 < keep <= 1:
         hint = f" For {keep:g} percent, pass keep={keep / 100:g}." if 1 < keep <= 100 else ""
-        raise ValueError(f"keep must lie in (0, 1], got {keep:g}.{hint}")
+        raise ValueError(f"keep must lie in (0, 1], got {keep:g}.{hint or ' keep=0.01 keeps 1 percent, keep=1 all.'}")
     return float(keep)
 
 
@@ -189,14 +194,14 @@ def _is_weight(site: Site) -> bool:
 def _reason(site: Site, tied: Mapping[str, str], *, candidate: bool, chosen: bool) -> str | None:
     """Why a parameter is left alone: None if it is not, the empty string if that is no news."""
     parameter = site.module.get_parameter(site.tensor)
+    if isinstance(site.module, nn.RNNBase) and parameter.ndim >= 2:
+        return "recurrent layers keep their weights packed and do not read a coded one"
     if not candidate:
         return "no convolution or linear weight; name it in where to code it" if parameter.ndim >= 2 else ""
     if not chosen:
         return "left dense by where"
     if isinstance(parameter, UninitializedParameter):
         return "not initialised yet; run one batch through the model first"
-    if isinstance(site.module, nn.RNNBase):
-        return "recurrent layers keep their weights packed and do not read a coded one"
     if site.name in tied:
         return f"tied with {tied[site.name]}"
     if not parameter.is_floating_point() or parameter.dtype not in _DTYPES:

@@ -79,6 +79,9 @@ class Codec(Component):
     ``right_inverse`` encodes, ``forward`` decodes; between them the tensor lives as its *code*, which is what trains.
     """
 
+    position: int | None = None
+    """Where among its module's parameters the tensor stood, so that decoding puts it back there."""
+
     @abstractmethod
     def right_inverse(self, dense: Tensor) -> Tensor:
         """Encode a dense tensor."""

@@ -31,7 +31,8 @@ class SpectralCodec(Codec, kind="spectral"):
     does to a dropped coefficient has no effect.
 
     The box follows the count at a few milestones only (progress 1/16, 1/8, 1/4, 1/2 and 1), so that a compiled model
-    is specialised a handful of times. In eval mode without gradients the decoded tensor is cached.
+    is specialised a handful of times. In eval mode without gradients the decoded tensor is cached; a write to the code
+    is noticed, except one through ``.data``, which torch does not count.
 
     Args:
         shape: Of the dense tensor, rank at least 1.
@@ -103,7 +104,7 @@ class SpectralCodec(Codec, kind="spectral"):
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or code.is_inference():
             return self._decode(code)
         version = (code._version, code.data_ptr(), code.dtype, code.device, self.count)
-        if self._cached is None or self._cached[0] != version:
+        if self._cached is None or self._cached[0] != version or _was_written(self._cached[1]):
             self._cached = (version, self._decode(code))
         return self._cached[1]
 
@@ -169,6 +170,9 @@ class SpectralCodec(Codec, kind="spectral"):
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
+        if self.cut.device != self.kept.device:  # assigned to a model on the meta device
+            self.cut = torch.zeros_like(self.kept)
+            self._place(self.kept.device)
         self._settle(int(self.kept))
 
     def train(self, mode: bool = True) -> Self:
@@ -289,3 +293,8 @@ def draw_spectra_(model: nn.Module, std: float = 0.1, *, generator: torch.Genera
             with torch.no_grad():
                 module.original.normal_(0.0, std, generator=generator)
     return model
+
+
+def _was_written(cached: Tensor) -> bool:
+    """Whether somebody wrote into a tensor that was decoded once and handed out since."""
+    return not cached.is_inference() and cached._version > 0

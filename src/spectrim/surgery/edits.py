@@ -92,13 +92,18 @@ class ParametrizeTensor(Edit, verb="parametrize"):
 
         def act() -> Undo:
             codec.to(parameter.device)
-            dense = parameter.data
+            codec.position = list(module._parameters).index(self.tensor)
             own_class_(module)
-            # unsafe spares a decoding: shape and dtype are what a codec promises and what its tests check
-            parametrize.register_parametrization(module, self.tensor, codec.train(module.training), unsafe=True)
+            # A parameter of its own: an optimizer's memory of the dense weight would be wrong for its code.
+            module._parameters[self.tensor] = nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
+            try:
+                # unsafe spares a decoding: shape and dtype are what a codec promises and what its tests check
+                parametrize.register_parametrization(module, self.tensor, codec.train(module.training), unsafe=True)
+            except BaseException:
+                module._parameters[self.tensor] = parameter
+                raise
 
             def undo() -> None:
-                parameter.data = dense
                 replace_tensor_(module, self.tensor, parameter)
 
             return undo
@@ -174,13 +179,22 @@ def swap_(model: nn.Module, path: str, module: nn.Module) -> Undo:
     return undo
 
 
+def replace_module_(model: nn.Module, before: nn.Module, after: nn.Module) -> None:
+    """Put a module in the place of another, wherever the model holds it."""
+    held = [(parent, name) for parent in model.modules() for name, child in parent._modules.items() if child is before]
+    for parent, name in held:
+        parent._modules[name] = after
+
+
 def replace_tensor_(module: nn.Module, tensor: str, value: nn.Parameter) -> None:
-    """Take the codec off a tensor and put a plain parameter in its place.
+    """Take the codec off a tensor and put a plain parameter in its place; of several in a module, the last coded first.
 
     torch's ``remove_parametrizations`` deletes the property from the module's class, which deep copies of the module
     share, and so breaks them; here the class of another module is never touched.
     """
     parametrizations = cast(nn.ModuleDict, module.parametrizations)
+    codec = cast(nn.ModuleList, parametrizations[tensor])[0]
+    position = codec.position if isinstance(codec, Codec) and codec.position is not None else len(module._parameters)
     del parametrizations[tensor]
     if len(parametrizations) == 0:
         del module._modules["parametrizations"]
@@ -188,7 +202,10 @@ def replace_tensor_(module: nn.Module, tensor: str, value: nn.Parameter) -> None
     else:
         own_class_(module)
         delattr(type(module), tensor)
-    module.register_parameter(tensor, value)
+    in_order = list(module._parameters.items())
+    in_order.insert(position, (tensor, value))
+    module._parameters.clear()
+    module._parameters.update(in_order)
 
 
 def own_class_(module: nn.Module) -> None:

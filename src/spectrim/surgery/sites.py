@@ -17,6 +17,7 @@ Where: TypeAlias = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
 """A glob on dotted names, several of them (a leading ``!`` excludes), or a function of name and module."""
 
 Value = TypeVar("Value")
+_WILD = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,9 @@ def selected(sites: Sequence[Site], where: Where, *, model: nn.Module) -> set[st
         for pattern in patterns:
             if not any(matches(site, pattern.removeprefix("!")) for site in sites):
                 raise SiteError(_nothing(pattern, sites, model))
-        wanted = [pattern for pattern in patterns if not pattern.startswith("!")] or ["*"]
+        wanted = [pattern for pattern in patterns if not pattern.startswith("!")]
         unwanted = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
+        wanted = wanted or (["*"] if unwanted else [])
         chosen = {
             site.name
             for site in sites
@@ -150,13 +152,18 @@ def matches(site: Site, pattern: str) -> bool:
 
 
 def names_tensor(site: Site, where: Where) -> bool:
-    """Whether ``where`` names this very tensor, ending on its name: ``pos_embed`` or ``*.bias``, not ``*``."""
+    """Whether ``where`` names this very tensor: ``pos_embed``, ``*.bias`` or ``*.embed.weight``, not ``*`` or ``*.weight``.
+
+    A function is asked about every tensor of two or more axes.
+    """
     if where is None:
         return False
     if callable(where):
         return site.module.get_parameter(site.tensor).ndim >= 2 and where(site.name, site.module)
+    # Every norm has a weight: to name one of those, the module's own name has to be spelled out as well.
+    literal = 2 if site.tensor == "weight" else 1
     return any(
-        pattern.rsplit(".", 1)[-1] == site.tensor and fnmatch.fnmatchcase(site.name, pattern)
+        fnmatch.fnmatchcase(site.name, pattern) and not _WILD.search(".".join(pattern.split(".")[-literal:]))
         for pattern in ([where] if isinstance(where, str) else where)
     )
 
@@ -171,6 +178,9 @@ def per_site(value: Value | Mapping[str, Value], site: Site) -> Value | None:
 def _nothing(pattern: str, sites: Sequence[Site], model: nn.Module) -> str:
     name = pattern.removeprefix("!")
     message = f"where={pattern!r} matches none of the {len(sites)} candidate tensors of {type(model).__name__}."
+    others = [site.name for site in parameters(model) if matches(site, name)]
+    if others:
+        return f"{message} To code {others[0]!r}, which is no convolution or linear weight, name it in full."
     nearest = nearest_names(name, (site.name for site in sites))
     if not nearest:
         return message + " spectrim.plan(model, method) without where lists them."
@@ -182,5 +192,5 @@ def nearest_names(name: str, names: Iterable[str]) -> list[str]:
     known = list(dict.fromkeys(names))
     heads = dict.fromkeys(".".join(parts[:depth]) + ".*" for parts in (n.split(".") for n in known)
                           for depth in range(1, len(parts)))  # fmt: skip
-    pool = [*heads, *known] if re.search(r"[*?\[]", name) else [*known, *heads]
+    pool = [*heads, *known] if _WILD.search(name) else [*known, *heads]
     return difflib.get_close_matches(name, pool, n=3, cutoff=0.5)

@@ -71,7 +71,12 @@ class Setting:
             text = spectrim.plan(model, self.method, where=where, calibration=_Calibration(self)).to_json()
         if self.accelerator.num_processes > 1:
             (text,) = broadcast_object_list([text])
-        return spectrim.Plan.from_json(str(text))
+        plan = spectrim.Plan.from_json(str(text))
+        if not plan.edits:
+            raise spectrim.SiteError(
+                f"{plan.method} finds nothing to edit in {plan.model}; spectrim plan says why, tensor by tensor."
+            )
+        return plan
 
 
 class _Calibration:
