@@ -50,7 +50,7 @@ def compress_(model: nn.Module, method: Method, *, where: Where = None, calibrat
         The model, which stays of its class and keeps its names.
 
     Raises:
-        SiteError, OrderError: As for :func:`plan`; also where nothing is left to edit.
+        SiteError, OrderError: As for :func:`plan`; also where there is no candidate at all.
         PlanError: An edit cannot be made; the model is as it was.
 
     >>> import spectrim as st
@@ -59,10 +59,10 @@ def compress_(model: nn.Module, method: Method, *, where: Where = None, calibrat
     SpectralCodec(shape=(8, 8), kept=64)
     """
     made = plan(model, method, where=where, calibration=calibration)
-    if not made.edits:
+    if not made.edits and not made.skipped:
         raise SiteError(
-            f"{made.method} finds nothing to edit in {made.model}: it skips {len(made.skipped)} tensors and there are no "
-            "others. print(spectrim.plan(model, method)) says why."
+            f"{made.method} finds no candidate in {made.model}. Wrap what is to be compressed, or name a parameter "
+            "with where."
         )
     return made.apply_(model)
 
