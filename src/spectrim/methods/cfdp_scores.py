@@ -1,0 +1,94 @@
+"""How much a channel matters, by its feature maps: the published scores of CFDP and the controls."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from spectrim.transforms.blocks import Scale, block_dctn
+
+LAMBDA = 0.03
+"""Weight of the spatial term; the paper's."""
+
+Maps = Float[Tensor, "image channel height width"]
+PerMap = Float[Tensor, "image channel"]
+Score = Callable[[Maps, float, float], PerMap]
+
+
+def frequency_score(
+    maps: Maps, *, block: int = 4, scale: Scale = "ortho", sigma: float | None = None, weight: float = LAMBDA
+) -> PerMap:
+    """The paper's score of each map *F*, with :math:`\\tilde F` its block spectrum and *µ* the mean of that.
+
+    .. math::
+
+        L = \\frac{\\#\\{\\tilde F \\ge µ\\}}{H W}\\, \\lVert \\tilde F \\rVert + λ \\lVert F \\rVert
+
+    Orthonormal and without a Gaussian, :math:`\\lVert \\tilde F \\rVert = \\lVert F \\rVert`: the score is the energy of
+    the map times the share of its coefficients that are above their mean, plus λ.
+
+    Args:
+        maps: Features.
+        block: Side of the patches.
+        scale: ``ortho``, or ``none`` as in equation 6.
+        sigma: Of the Gaussian before the transform; none if None.
+        weight: λ.
+
+    References:
+        Khaki and Luo 2023 (arXiv 2306.04147), equations 4 to 12.
+
+    >>> frequency_score(torch.arange(16.0).reshape(1, 1, 4, 4))
+    tensor([[3.2573]], dtype=torch.float64)
+    """
+    spectrum = block_dctn(maps, block, scale=scale, sigma=sigma)
+    mean = spectrum.mean((-2, -1), keepdim=True, dtype=torch.float64).to(spectrum.dtype)
+    share = (spectrum >= mean).mean((-2, -1), dtype=torch.float64)
+    return share * _norm(spectrum) + weight * _norm(maps)
+
+
+def official_score(maps: Maps, weight: float = LAMBDA) -> PerMap:
+    """What the authors' released code computes, in closed form.
+
+    It smooths the four coefficients of every 2x2 patch with a Gaussian of 10 pixels: each becomes their average, which
+    is half of the patch's first pixel. So with *q* every second pixel, leftovers of odd sides left out,
+
+    .. math::
+
+        L = \\lVert q \\rVert\\, \\frac{4\\, \\#\\{q/2 > µ\\}}{H W} + λ \\lVert F \\rVert, \\qquad µ = \\frac{2 \\sum q}{H W}
+
+    and no frequency is left in it. Maps that are not square count with their own sides (the release fails on them).
+
+    References:
+        Skhaki18/CFDP, ``CFDP_Metric.py``.
+
+    >>> official_score(torch.arange(16.0).reshape(1, 1, 4, 4))
+    tensor([[7.5371]], dtype=torch.float64)
+    """
+    height, width = maps.shape[-2:]
+    maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    first = maps[..., : height // 2 * 2 : 2, : width // 2 * 2 : 2]
+    mean = 2 * first.sum((-2, -1), keepdim=True, dtype=torch.float64) / (height * width)
+    above = 4 * (first / 2 > mean.to(first.dtype)).sum((-2, -1))
+    leftover = height * width - 4 * first.shape[-2] * first.shape[-1]
+    above = above + leftover * (mean[..., 0, 0] < 0)
+    return above / (height * width) * _norm(first) + weight * _norm(maps)
+
+
+def _norm(maps: Maps) -> PerMap:
+    wide = torch.promote_types(maps.dtype, torch.float32)
+    norms: Tensor = torch.linalg.vector_norm(maps.to(wide), dim=(-2, -1))
+    return norms.double()
+
+
+SCORES: Mapping[str, Score] = MappingProxyType(
+    {
+        "ortho": lambda maps, _, weight: frequency_score(maps, weight=weight),
+        "paper": lambda maps, sigma, weight: frequency_score(maps, scale="none", sigma=sigma, weight=weight),
+        "official": lambda maps, _, weight: official_score(maps, weight),
+        "l1": lambda maps, _sigma, _weight: maps.abs().sum((-2, -1), dtype=torch.float64),
+        "l2": lambda maps, _sigma, _weight: _norm(maps),
+    }
+)
+"""Scores by name, each a function of maps, sigma and λ. ``random``, the third control, looks at no map."""
