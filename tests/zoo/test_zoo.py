@@ -13,11 +13,13 @@ from torch import nn
 
 from spectrim.zoo import ZOO
 from spectrim.zoo.dcgan import discriminator, generator
+from spectrim.zoo.densenet import densenet40
+from spectrim.zoo.googlenet import googlenet
 from spectrim.zoo.lenet import lenet5
 from spectrim.zoo.resnet18 import resnet18
-from spectrim.zoo.resnet_cifar import ResNetCIFAR, resnet20, resnet56
+from spectrim.zoo.resnet_cifar import Block, ResNetCIFAR, resnet20, resnet56, resnet110
 from spectrim.zoo.unet import unet
-from spectrim.zoo.vgg import vgg19
+from spectrim.zoo.vgg import vgg16_bn, vgg19
 from spectrim.zoo.vit import vit
 
 
@@ -90,8 +92,18 @@ def test_unet_labels_every_pixel(side):
     assert model(torch.randn(1, 3, side, side)).shape == (1, 2, side, side)
 
 
-@pytest.mark.parametrize(("make", "parameters"), [(resnet20, 269_722), (resnet56, 853_018)])
-def test_cifar_resnets_have_the_published_size(make, parameters):
+@pytest.mark.parametrize(
+    ("make", "parameters"),
+    [
+        (resnet20, 269_722),
+        (resnet56, 853_018),
+        (resnet110, 1_727_962),
+        (vgg16_bn, 14_991_946),
+        (googlenet, 6_166_250),
+        (densenet40, 1_059_298),
+    ],
+)
+def test_the_networks_of_the_pruning_papers_have_the_published_size(make, parameters):
     assert sum(p.numel() for p in make().parameters()) == parameters
 
 
@@ -106,6 +118,15 @@ def test_the_pretrained_files_fit(name):
     weights = load_file(Path(os.environ["SPECTRIM_DATA"]) / "weights" / f"cifar10-{name}.safetensors")
     make = {"resnet20": resnet20, "resnet56": resnet56}[name]
     make().load_state_dict(weights)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("inside", "outside"), [(4, 4), (4, 8), (3, 6)])
+def test_the_map_of_channels_is_option_as_padded_shortcut(inside, outside, stride):
+    x, block = torch.randn(2, inside, 8, 8), Block(inside, outside, stride)
+    front = (outside - inside) // 2
+    padded = torch.nn.functional.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, front, outside - inside - front))
+    assert torch.equal(block.shortcut(x[:, :, ::stride, ::stride]), padded)
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))

@@ -5,6 +5,7 @@ from spectrim.surgery.edits import ParametrizeTensor as ParametrizeTensor
 from spectrim.surgery.edits import SwapModule as SwapModule
 from spectrim.surgery.plan import Plan as Plan
 from spectrim.surgery.plan import Skipped as Skipped
+from spectrim.surgery.prune import PruneChannels as PruneChannels
 from spectrim.surgery.sites import Coded as Coded
 from spectrim.surgery.sites import Site as Site
 from spectrim.surgery.sites import Where as Where

@@ -1,9 +1,9 @@
 """The ways in which a model may change. An edit is data; :meth:`prepare` checks it against a model and returns the act."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias, TypeVar, cast
+from typing import Any, ClassVar, Self, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,9 +48,27 @@ class Edit(ABC):
             PlanError: The edit does not fit the model.
         """
 
+    @classmethod
+    def prepare_together(cls, edits: Sequence["Edit"], model: nn.Module) -> list[Act]:
+        """The acts of several edits of one kind that stand next to each other in a plan; by default each its own.
+
+        Raises:
+            PlanError: One of them does not fit the model.
+        """
+        return [edit.prepare(model) for edit in edits]
+
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """What :func:`edit_from_json` reads."""
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Self:
+        """The edit with these entries of :meth:`to_json`, the verb left out.
+
+        Raises:
+            TypeError: They are not its own.
+        """
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
@@ -73,7 +91,7 @@ class ParametrizeTensor(Edit, verb="parametrize"):
 
     def prepare(self, model: nn.Module) -> Act:
         """Check that the tensor is there, plain, of the planned shape; build the codec."""
-        module = _module(model, self.path)
+        module = module_at(model, self.path)
         parameter = module._parameters.get(self.tensor)
         if parameter is None:
             state = "already coded" if parametrize.is_parametrized(module, self.tensor) else "not a parameter"
@@ -138,7 +156,7 @@ class SwapModule(Edit, verb="swap"):
             raise PlanError(
                 "planned to swap the model itself, which cannot be done in place. Wrap it in nn.Sequential."
             )
-        module = _module(model, self.path)
+        module = module_at(model, self.path)
         layer = _built(_layer(self.kind), self.spec, self.site)
         like = next(module.parameters(), None)
         if like is not None:
@@ -161,7 +179,7 @@ def edit_from_json(data: Mapping[str, Any]) -> Edit:
     if verb not in EDITS:
         raise PlanError(f"an edit is one of {', '.join(EDITS)}, found {verb!r}.")
     try:
-        return EDITS[verb](**fields)
+        return EDITS[verb].from_json(fields)
     except TypeError as error:
         raise PlanError(f"the edit {verb!r} has other entries than {sorted(fields)}.") from error
 
@@ -221,7 +239,12 @@ def plain_parameter(like: nn.Parameter, dense: Tensor) -> nn.Parameter:
     return nn.Parameter(dense.detach().clone(), requires_grad=like.requires_grad)
 
 
-def _module(model: nn.Module, path: str) -> nn.Module:
+def module_at(model: nn.Module, path: str) -> nn.Module:
+    """The module that a plan names.
+
+    Raises:
+        PlanError: The model does not have it.
+    """
     try:
         return model.get_submodule(path)
     except AttributeError as error:

@@ -1,5 +1,6 @@
 """A plan: the ordered edits a method wants, and what it leaves alone and why."""
 
+import itertools
 import json
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -7,7 +8,7 @@ from typing import Any, Self
 from torch import nn
 
 from spectrim.errors import PlanError
-from spectrim.surgery.edits import Edit, Undo, edit_from_json
+from spectrim.surgery.edits import Act, Edit, Undo, edit_from_json
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,10 @@ class Plan:
         Raises:
             PlanError: The plan does not fit the model, which is then as it was.
         """
-        acts = [edit.prepare(model) for edit in self.edits]
+        acts: list[Act] = []
+        for _, alike in itertools.groupby(self.edits, key=type):
+            edits = list(alike)
+            acts += type(edits[0]).prepare_together(edits, model)
         if len({edit.site for edit in self.edits}) < len(self.edits):
             raise PlanError("the plan edits the same site twice. Plan again, or drop one of the edits.")
         done: list[Undo] = []

@@ -4,25 +4,28 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spectrim.nn.channel_map import ChannelMap
+
 
 class Block(nn.Module):
-    """Two 3x3 convolutions and option A's shortcut: every second pixel, new channels filled with zeros."""
+    """Two 3x3 convolutions and option A's shortcut: every second pixel, new channels filled with zeros.
 
-    def __init__(self, inside: int, outside: int, stride: int) -> None:
+    The shortcut of a stage's first block is a map of channels, so that stages cut to other widths still meet.
+    """
+
+    def __init__(self, inside: int, outside: int, stride: int, *, first: bool = True) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(outside)
         self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outside)
         self.stride = stride
-        self.padding = (outside - inside) // 2
+        self.shortcut = ChannelMap.padded(inside, outside) if first else nn.Identity()
 
     def forward(self, x: Float[Tensor, "batch inside height width"]) -> Float[Tensor, "batch outside h w"]:
         """The block's output."""
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        if self.stride != 1 or self.padding:
-            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding))
-        return F.relu(x + y)
+        return F.relu(self.shortcut(x[:, :, :: self.stride, :: self.stride]) + y)
 
 
 class ResNetCIFAR(nn.Module):
@@ -68,7 +71,7 @@ class ResNetCIFAR(nn.Module):
 
 def _stage(inside: int, outside: int, stride: int, blocks: int) -> nn.Sequential:
     first = Block(inside, outside, stride)
-    return nn.Sequential(first, *(Block(outside, outside, 1) for _ in range(blocks - 1)))
+    return nn.Sequential(first, *(Block(outside, outside, 1, first=False) for _ in range(blocks - 1)))
 
 
 def resnet20(*, in_channels: int = 3, num_classes: int = 10) -> ResNetCIFAR:
@@ -79,3 +82,8 @@ def resnet20(*, in_channels: int = 3, num_classes: int = 10) -> ResNetCIFAR:
 def resnet56(*, in_channels: int = 3, num_classes: int = 10) -> ResNetCIFAR:
     """ResNet-56: 853,018 parameters."""
     return ResNetCIFAR(56, in_channels=in_channels, num_classes=num_classes)
+
+
+def resnet110(*, in_channels: int = 3, num_classes: int = 10) -> ResNetCIFAR:
+    """ResNet-110: 1,727,962 parameters."""
+    return ResNetCIFAR(110, in_channels=in_channels, num_classes=num_classes)

@@ -1,0 +1,120 @@
+"""A cut tried on a copy: whether the forward really follows, before the model itself is touched."""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from spectrim.errors import PlanError, UnsupportedError
+from spectrim.surgery.prune import PruneChannels, silenced
+
+_TOLERANCE = 1e-3
+"""Largest difference, relative to the largest output: float32 through a hundred layers leaves less, a wrong channel more."""
+
+
+def not_followed(model: nn.Module, edits: Sequence[PruneChannels], inputs: Sequence[Any]) -> dict[str, str]:
+    """The edits that the forward of a model does not follow, with what happened.
+
+    The cut copy has to compute what the whole copy computes when nothing reads the removed channels. A forward can fail to
+    follow where it has sizes of its own (``view(-1, 64)``, a number of heads), which no trace of operations shows. Which
+    edits are to blame is found by halving.
+
+    Args:
+        model: Stays as it is.
+        edits: That fit it.
+        inputs: Arguments of the forward; two images, so that an axis of one is not taken for another.
+
+    Raises:
+        UnsupportedError: The model cannot be copied.
+    """
+    try:
+        trial = copy.deepcopy(model).eval()
+    except Exception as error:
+        raise UnsupportedError(
+            f"a cut is tried on a copy first, and {type(model).__name__} cannot be copied: {error}."
+        ) from error
+    _liven_(trial)
+    return _blamed(trial, list(edits), inputs)
+
+
+def difference(model: nn.Module, edits: Sequence[PruneChannels], inputs: Sequence[Any]) -> float:
+    """Largest difference between the cut model and the silenced one, relative to the largest output. The model is restored.
+
+    Raises:
+        PlanError: The edits do not fit the model.
+    """
+    tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    with torch.no_grad():
+        values = silenced(model, edits)
+        before = {name: tensors[name].data.clone() for name in values}
+        try:
+            for name, value in values.items():
+                tensors[name].data.copy_(value)
+            expected = _outputs(model(*inputs))
+        finally:
+            for name, value in before.items():
+                tensors[name].data.copy_(value)
+        undo = PruneChannels.prepare_together(edits, model)[0]()
+        try:
+            found = _outputs(model(*inputs))
+        finally:
+            undo()
+    if [each.shape for each in found] != [each.shape for each in expected]:
+        return math.inf
+    pairs = list(zip(found, expected, strict=True))
+    worst = max((float((a - b).abs().max()) for a, b in pairs if a.numel()), default=0.0)
+    return worst / max(max((float(b.abs().max()) for _, b in pairs if b.numel()), default=0.0), 1e-30)
+
+
+def _blamed(trial: nn.Module, edits: list[PruneChannels], inputs: Sequence[Any]) -> dict[str, str]:
+    """By halving; what only fails together is blamed on the second half."""
+    reason = _reason(trial, edits, inputs)
+    if reason is None:
+        return {}
+    if len(edits) == 1:
+        return {edits[0].path: reason}
+    middle = len(edits) // 2
+    blamed = _blamed(trial, edits[:middle], inputs) | _blamed(trial, edits[middle:], inputs)
+    rest = [edit for edit in edits if edit.path not in blamed]
+    if len(rest) < len(edits) and _reason(trial, rest, inputs) is None:
+        return blamed
+    together = {edit.path: f"{reason} (together with other layers)" for edit in rest[len(rest) // 2 :]}
+    return blamed | together | _blamed(trial, rest[: len(rest) // 2], inputs)
+
+
+def _reason(trial: nn.Module, edits: list[PruneChannels], inputs: Sequence[Any]) -> str | None:
+    if not edits:
+        return None
+    try:
+        off = difference(trial, edits, inputs)
+    except PlanError as error:
+        return f"cannot be cut: {error}"
+    except Exception as error:  # noqa: BLE001 - a stranger's forward may raise anything, and all of it means the same
+        return f"the forward has sizes of its own and fails when it is cut ({_first_line(error)})"
+    if math.isnan(off) or off > _TOLERANCE:
+        return "the forward has sizes of its own and computes something else when it is cut"
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:120] if lines else type(error).__name__
+
+
+def _outputs(output: Any) -> list[Tensor]:
+    return [leaf.double() for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _liven_(model: nn.Module) -> None:
+    """Draw parameters that are about zero, which would hide what goes on behind them (zero-initialised branches)."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not name.endswith("bias") and float(parameter.detach().abs().max()) < 1e-2:
+            fresh = torch.rand(parameter.shape, generator=generator) + 0.5
+            if parameter.ndim > 1:
+                fresh = (fresh - 1) * math.sqrt(12 / max(parameter[0].numel(), 1))
+            parameter.data.copy_(fresh)
