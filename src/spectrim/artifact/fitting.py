@@ -7,9 +7,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from spectrim.artifact.entries import Slot, aliases, slots
+from spectrim.artifact.entries import aliases, slots
 from spectrim.artifact.norms import foldable, neutral
+from spectrim.artifact.places import Place
 from spectrim.artifact.reader import Artifact
+from spectrim.artifact.resizing import resized
 from spectrim.artifact.structure import ComponentEntry, TensorEntry
 from spectrim.errors import ArtifactError
 from spectrim.nn.component import KINDS, Codec, Component, Layer, components
@@ -21,39 +23,18 @@ _REFUSALS = (ValueError, TypeError, KeyError, IndexError, OverflowError, Runtime
 
 
 @dataclass
-class Place:
-    """Where a tensor goes: one tensor of the model, under all the names that it has."""
-
-    names: list[str]
-    slots: list[Slot]
-
-    @property
-    def tensor(self) -> Tensor:
-        """What is there now."""
-        return self.slots[0].tensor
-
-    @property
-    def name(self) -> str:
-        """Its first name."""
-        return self.names[0]
-
-    @property
-    def device(self) -> torch.device:
-        """Where its numbers belong; the CPU for a model that was built without numbers."""
-        return torch.device("cpu") if self.tensor.is_meta else self.tensor.device
-
-
-@dataclass
 class Fitted:
     """Everything that loading will do, checked and computed.
 
     Attributes:
         layers: Modules to put at dotted names of the model.
+        sizes: For layers that the file has with fewer channels, their integer attributes.
         values: What to write where, in the dtype and on the device of the place.
         codes: The components that are codecs, each with its place and its code.
     """
 
     layers: dict[str, Layer] = field(default_factory=dict)
+    sizes: list[tuple[nn.Module, dict[str, int]]] = field(default_factory=list)
     values: list[tuple[Place, Tensor]] = field(default_factory=list)
     codes: list[tuple[ComponentEntry, Place, Tensor]] = field(default_factory=list)
 
@@ -69,7 +50,7 @@ def fit(model: nn.Module, artifact: Artifact) -> Fitted:
     layers = _layers(model, [e for e in artifact.structure.components if issubclass(kinds[e.path], Layer)])
     places = _places(model, layers)
     _same_names(model, artifact, places)
-    fitted = Fitted(layers)
+    fitted = Fitted(layers, resized(artifact.structure, places))
     for entry, parts in zip(artifact.structure.components, artifact.codes, strict=True):
         kind = kinds[entry.path]
         if issubclass(kind, Codec):
@@ -203,7 +184,7 @@ def _decoded(
     entry: ComponentEntry, kind: type[Codec], parts: tuple[Tensor, ...], place: Place
 ) -> tuple[Tensor, Tensor]:
     """Code and dense tensor. The shape is compared first, so that no codec is built of a size that only a file claims."""
-    shape, dtype = list(place.tensor.shape), place.tensor.dtype
+    shape, dtype = list(place.shape), place.tensor.dtype
     if entry.spec.get("shape") != shape:
         raise ArtifactError(
             f"{entry.path!r} has the shape {entry.spec.get('shape')} in the file and {shape} in the model. "
@@ -234,9 +215,9 @@ def _refused(entry: ComponentEntry, error: Exception) -> ArtifactError:
 
 def _cast(entry: TensorEntry, tensor: Tensor, place: Place) -> Tensor:
     there = place.tensor
-    if tensor.shape != there.shape:
+    if tuple(tensor.shape) != place.shape:
         raise ArtifactError(
-            f"{entry.name!r} has the shape {list(tensor.shape)} in the file and {list(there.shape)} in the model. "
+            f"{entry.name!r} has the shape {list(tensor.shape)} in the file and {list(place.shape)} in the model. "
             "Load it into the architecture that it was saved from."
         )
     if tensor.dtype != there.dtype and not (tensor.is_floating_point() and there.is_floating_point()):
@@ -262,7 +243,7 @@ def _ties(artifact: Artifact, places: Mapping[str, Place], fitted: Fitted) -> No
     for alias, name in artifact.structure.ties.items():
         here, there = places[alias], places[name]
         if here is not there:
-            if here.tensor.shape != there.tensor.shape or here.tensor.dtype != there.tensor.dtype:
+            if here.shape != there.shape or here.tensor.dtype != there.tensor.dtype:
                 raise ArtifactError(
                     f"{alias!r} is {name!r} in the file, in the model the two are not of one shape and type."
                 )
@@ -275,7 +256,9 @@ def _statistics(model: nn.Module, places: Mapping[str, Place], fitted: Fitted) -
     for norm in foldable(model, places):
         absent = [name for name in norm.statistics if id(places[name]) not in given]
         if len(absent) == len(norm.statistics):
-            values = neutral(norm, {name: torch.empty_like(places[name].tensor, device="cpu") for name in absent})
+            values = neutral(
+                norm, {name: places[name].tensor.new_empty(places[name].shape, device="cpu") for name in absent}
+            )
             fitted.values.extend((places[name], value.to(places[name].device)) for name, value in values.items())
 
 

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from spectrim.artifact.entries import bare
-from spectrim.artifact.fitting import Fitted, Place, fit
+from spectrim.artifact.fitting import Fitted, fit
+from spectrim.artifact.places import Place
 from spectrim.artifact.reader import read
 from spectrim.errors import ArtifactError
 from spectrim.surgery.edits import ParametrizeTensor, swap_
+from spectrim.surgery.layers import settle_
 from spectrim.surgery.plan import Plan
 from spectrim.surgery.sites import coded
 
@@ -19,7 +21,8 @@ def load_(model: nn.Module, path: str | os.PathLike[str], *, decode: bool = True
     """Fill a model from a file that :func:`spectrim.save` wrote. Nothing in the file is executed.
 
     Args:
-        model: The architecture as its author wrote it, with any numbers in it, on any device, ``meta`` included.
+        model: The architecture as its author wrote it, with any numbers in it, on any device, ``meta`` included. Where the
+            file holds a network with fewer channels, its layers get smaller.
         path: Of the file.
         decode: Whether coded tensors become ordinary weights. Otherwise they stay coded, with the kept counts of the
             file, so that training can go on.
@@ -67,8 +70,10 @@ def _make_(model: nn.Module, fitted: Fitted, plan: Plan) -> None:
     with ExitStack() as undo, torch.no_grad():
         for path, layer in fitted.layers.items():
             undo.callback(swap_(model, path, layer))
+        for layer_to_cut, sizes in fitted.sizes:
+            undo.callback(settle_(layer_to_cut, sizes))
         for place, value in fitted.values:
-            if place.tensor.is_meta:
+            if place.replaced:
                 undo.callback(_put_, place, place.tensor)
                 _put_(place, value)
         plan.apply_(model)
@@ -79,7 +84,7 @@ def _make_(model: nn.Module, fitted: Fitted, plan: Plan) -> None:
         for each in coded(model):
             each.code.copy_(codes[each.site])
         for place, value in fitted.values:
-            if not place.tensor.is_meta and kept_coded.isdisjoint(place.names):
+            if not place.replaced and kept_coded.isdisjoint(place.names):
                 place.tensor.copy_(value)
 
 
