@@ -13,6 +13,7 @@ import spectrim
 
 PUBLIC = [
     "ArtifactError",
+    "CFDP",
     "DataError",
     "FrequencyRegularization",
     "OrderError",

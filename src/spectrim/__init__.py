@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         SpectrimError,
         UnsupportedError,
     )
-    from spectrim.methods import FrequencyRegularization
+    from spectrim.methods import CFDP, FrequencyRegularization
     from spectrim.surgery import Plan
     from spectrim.verbs import anneal_, compress_, finalize_, inspect, penalty, plan
 
@@ -32,13 +32,14 @@ _HOMES = {
         "SpectrimError",
         "UnsupportedError",
     ),
-    "spectrim.methods": ("FrequencyRegularization",),
+    "spectrim.methods": ("CFDP", "FrequencyRegularization"),
     "spectrim.surgery": ("Plan",),
     "spectrim.verbs": ("anneal_", "compress_", "finalize_", "inspect", "penalty", "plan"),
 }
 
-__all__ = [
+__all__ = [  # noqa: RUF022 - sorted as people sort
     "ArtifactError",
+    "CFDP",
     "DataError",
     "FrequencyRegularization",
     "OrderError",

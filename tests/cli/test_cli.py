@@ -78,7 +78,7 @@ def test_the_version_is_printed(shell):
 
 
 def test_completion_knows_the_methods_of_the_library():
-    assert tuple(METHODS) == options.METHODS
+    assert set(METHODS) == set(options.METHODS)
 
 
 def test_completion_scripts_are_made(shell, monkeypatch):
@@ -93,6 +93,24 @@ def test_the_module_runs_as_a_program():
 
 
 # -- what works -------------------------------------------------------------------------------------------------------
+
+
+def test_plan_shows_the_cut_before_it_is_made(shell):
+    status, out, _ = shell("plan", "lenet5", "--data", "digits", "--method", "cfdp", "--score", "l2", "--keep", "0.5")
+    assert status == 0
+    assert "CFDP(keep=0.5, score='l2') on LeNet5: 2 edits, 2 skipped, 429,510 → 112,442 parameters" in out
+    assert "keep 64 of 128 channels; l2 scores below" in out
+    assert "skipped: is the output of the model" in out
+
+
+def test_compress_cuts_channels_and_the_artifact_loads(shell, tmp_path):
+    arguments = ["--data", "digits", "--method", "cfdp", "--score", "ortho", "--keep", "0.5", "--epochs", "1"]
+    status, _, err = shell("compress", "lenet5", *arguments, "--out", tmp_path / "run", "--cpu")
+    assert status == 0, err
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert "cfdp" in json.dumps(result)
+    status, _, err = shell("eval", "lenet5", tmp_path / "run" / "model.safetensors", "--data", "digits")
+    assert status == 0, err
 
 
 def test_plan_prints_what_would_be_done(shell):
@@ -139,7 +157,8 @@ def test_inspect_looks_into_a_file_and_into_a_network(shell, artifact):
 def test_methods_are_listed_with_their_settings(shell):
     assert "frequency-regularization" in shell("methods")[1]
     rows = json.loads(shell("methods", "--json")[1])
-    assert rows[0]["settings"]["keep"] == 0.01
+    keeps = {row["name"]: row["settings"]["keep"] for row in rows}
+    assert keeps == {"cfdp": 0.5, "frequency-regularization": 0.01}
 
 
 def test_eval_measures_an_artifact(shell, artifact):
@@ -227,7 +246,10 @@ def test_compress_prints_before_and_after_and_the_files(shell, tmp_path):
         (["plan", "lenet5", "--keep", "0.1", "--keep", "0.2"], "--keep takes GLOB=VALUE here, got '0.1'."),
         (["plan", "lenet5", "--set", "order"], "--set takes NAME=VALUE here, got 'order'."),
         (["plan", "lenet5", "--set", "colour=red"], "has no setting 'colour'. It has keep, floor"),
-        (["plan", "lenet5", "--method", "magic"], "no method 'magic'. There are frequency-regularization"),
+        (["plan", "lenet5", "--method", "magic"], "no method 'magic'. There are cfdp, frequency-regularization"),
+        (["plan", "lenet5", "--method", "cfdp"], "CFDP looks at activations and needs calibration"),
+        (["plan", "lenet5", "--method", "cfdp", "--score", "best"], "score must be one of ortho, paper, official"),
+        (["plan", "lenet5", "--score", "ortho"], "frequency-regularization has no setting 'score'"),
         (["plan", "lenet5", "--schedule", "never"], "schedule must be one of geometric"),
         (["inspect", "/no/file.safetensors"], "no network '/no/file.safetensors'"),
         (["eval", "lenet5", "/no/file", "--data", "digits"], "there is no weights file '/no/file'"),

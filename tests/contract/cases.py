@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from spectrim import FrequencyRegularization
+from spectrim import CFDP, FrequencyRegularization
 from spectrim.methods import Method
 
 
@@ -29,13 +29,19 @@ class Residual(nn.Module):
 
 @dataclass(frozen=True)
 class Case:
-    """A method at work: ``method`` drops most, ``lossless`` drops nothing."""
+    """A method at work: ``method`` drops most, ``lossless`` drops nothing; ``codes`` tells whether tensors become codes."""
 
     name: str
     method: Method
     lossless: Method
     build: Callable[[], nn.Module] = Residual
     input_shape: tuple[int, ...] = (4, 3, 12, 12)
+    codes: bool = True
+
+    @property
+    def calibration(self) -> list[Tensor]:
+        """What is handed to every method, needed or not."""
+        return [self.batch()]
 
     def model(self) -> nn.Module:
         """A fresh model with the same weights every time, its norms calibrated."""
@@ -51,6 +57,7 @@ class Case:
 
 
 CASES = [
+    Case("cfdp", CFDP(keep=0.3), CFDP(keep=1.0), codes=False),
     Case("frequency regularization", FrequencyRegularization(keep=0.1), FrequencyRegularization(keep=1.0)),
     Case(
         "frequency regularization, official",

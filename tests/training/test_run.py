@@ -288,7 +288,7 @@ def test_a_full_disk_leaves_the_old_artifact_whole(tmp_path, monkeypatch):
         ({"settings": {"keep": 5}}, ValueError, "For 5 percent, pass keep=0.05"),
         ({"settings": {"kepe": 0.1}}, ValueError, "has no setting 'kepe'. It has keep, floor"),
         ({"where": ("head*",)}, spectrim.SiteError, r"where='head\*' matches none"),
-        ({"method": "magic"}, spectrim.SiteError, "no method 'magic'. There are frequency-regularization"),
+        ({"method": "magic"}, spectrim.SiteError, "no method 'magic'. There are cfdp, frequency-regularization"),
         ({"model": "lenet"}, spectrim.SiteError, "no network 'lenet'. Did you mean 'lenet5'"),
         ({"data": "mnist:/nowhere"}, spectrim.DataError, "there is no folder '/nowhere'"),
         ({"weights": Path("/nowhere.pt")}, ArtifactError, "there is no weights file"),

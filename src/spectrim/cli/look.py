@@ -16,6 +16,7 @@ def plan(
     keep: options.Keep = None,
     floor: options.Floor = None,
     schedule: options.Schedule = None,
+    score: options.Score = None,
     settings: options.Set = None,
     where: options.Where = None,
     data: options.MaybeData = None,
@@ -31,21 +32,23 @@ def plan(
       spectrim plan lenet5 --keep 0.01
       spectrim plan torchvision:resnet18 --keep 0.05 --where '!fc' --where '!conv1'
       spectrim plan resnet20 --keep 'layer1.*=0.5' --keep '*=0.1' --json
+      spectrim plan resnet20 --data cifar10:DIR --method cfdp --score ortho --keep 0.5
     """
     with values():
         import spectrim
         from spectrim.training.job import Job
         from spectrim.training.models import build
-        from spectrim.training.setting import fit_for, method_for
+        from spectrim.training.setting import calibration_for, fit_for, method_for
 
         job = Job(
             model=model,
             data=data or "",
             method=method,
-            settings=options.settings(method, keep, floor, schedule, settings),
+            settings=options.settings(method, keep, floor, schedule, settings, score=score),
         )
         network = build(model, fit_for(data, image_size=image_size, channels=channels, num_classes=classes))
-        planned = spectrim.plan(network, method_for(job), where=where)
+        calibration = None if data is None else calibration_for(network, data, image_size=image_size)
+        planned = spectrim.plan(network, method_for(job), where=where, calibration=calibration)
     typer.echo(planned.to_json() if as_json else str(planned))
 
 

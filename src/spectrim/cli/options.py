@@ -10,7 +10,7 @@ import typer
 from spectrim.cli.errors import BadValueError
 from spectrim.zoo import ZOO
 
-METHODS = ("frequency-regularization",)
+METHODS = ("frequency-regularization", "cfdp")
 """The names of the methods, written down a second time so that completion need not import torch; a test compares."""
 
 FLOOR = 128
@@ -72,6 +72,14 @@ Schedule = Annotated[
     str | None,
     typer.Option(metavar="CURVE", help="How the kept count falls: geometric, halving, linear, cosine, at-once."),
 ]
+Score = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="How cfdp ranks channels: ortho, paper, official, l1, l2, random.",
+        autocompletion=_beginning(("ortho", "paper", "official", "l1", "l2", "random")),
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Any other setting of the method, several times."),
@@ -98,7 +106,13 @@ Cpu = Annotated[bool, typer.Option("--cpu", help="Leave an accelerator alone.")]
 
 
 def settings(
-    method: str, keep: list[str] | None, floor: list[str] | None, schedule: str | None, others: list[str] | None
+    method: str,
+    keep: list[str] | None,
+    floor: list[str] | None,
+    schedule: str | None,
+    others: list[str] | None,
+    *,
+    score: str | None = None,
 ) -> dict[str, Any]:
     """The hyper-parameters that were typed; where no floor was, the paper's for convolutions.
 
@@ -114,6 +128,8 @@ def settings(
         found["floor"] = FLOOR
     if schedule is not None:
         found["schedule"] = schedule
+    if score is not None:
+        found["score"] = score
     return found
 
 

@@ -1,5 +1,6 @@
 """The published methods, one file per paper."""
 
+from spectrim.methods.cfdp import CFDP as CFDP
 from spectrim.methods.frequency_regularization import FrequencyRegularization as FrequencyRegularization
 from spectrim.methods.method import METHODS as METHODS
 from spectrim.methods.method import Calibration as Calibration

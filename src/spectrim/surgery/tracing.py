@@ -105,11 +105,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
             self.atoms.lock(grown, reason)
             aligned.append(([label for label in here if set(label.dims) <= full], full))
         found = []
-        for dims in _joined([label.dims for labels, _ in aligned for label in labels]):
+        for dims in _joined([label.dims for own, _ in aligned for label in own]):
             sides = [size[dim] for dim in dims]
             parts: list[Ids] = []
-            for labels, full in aligned:
-                mine = [each for each in labels if set(each.dims) & set(dims)]
+            for own, full in aligned:
+                mine = [each for each in own if set(each.dims) & set(dims)]
                 if len(mine) > 1:
                     self.atoms.lock(mine, reason)
                     parts.append(np.full(sides, FIXED))

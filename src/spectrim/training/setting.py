@@ -63,12 +63,17 @@ class Setting:
         pixels, _ = self.source.test.batch(torch.arange(min(count, len(self.source.test))))
         return self.prepare(pixels.to(self.accelerator.device))
 
+    @property
+    def calibration(self) -> "Calibration":
+        """Batches for methods that look at activations."""
+        return Calibration(self.source, self.prepare, self.accelerator.device)
+
     def plan(self, model: nn.Module) -> spectrim.Plan:
         """What the method would do, decided by the first process for all."""
         text = None
         if self.accelerator.is_main_process or self.accelerator.num_processes == 1:
             where = None if self.job.where is None else list(self.job.where)
-            text = spectrim.plan(model, self.method, where=where, calibration=_Calibration(self)).to_json()
+            text = spectrim.plan(model, self.method, where=where, calibration=self.calibration).to_json()
         if self.accelerator.num_processes > 1:
             (text,) = broadcast_object_list([text])
         plan = spectrim.Plan.from_json(str(text))
@@ -79,17 +84,28 @@ class Setting:
         return plan
 
 
-class _Calibration:
-    """Some batches of training images, always the same."""
+@dataclass(frozen=True)
+class Calibration:
+    """Some batches of training images, the first ones in every pass."""
 
-    def __init__(self, setting: Setting) -> None:
-        self._setting = setting
+    source: Source
+    prepare: Preprocessing
+    device: torch.device
 
     def __iter__(self) -> Iterator[Tensor]:
-        setting = self._setting
-        rows = setting.phase(1).rows(0).new_tensor(range(min(_CALIBRATION * 64, len(setting.source.train))))
-        for some in torch.split(rows, 64):
-            yield setting.prepare(setting.source.train.batch(some)[0].to(setting.accelerator.device))
+        """Batches of 64 images as the network sees them."""
+        for some in torch.arange(min(_CALIBRATION * 64, len(self.source.train))).split(64):  # type: ignore[no-untyped-call]
+            yield self.prepare(self.source.train.batch(some)[0].to(self.device))
+
+
+def calibration_for(model: nn.Module, data: str, *, image_size: int | None = None) -> Calibration:
+    """The calibration that a job on these data would use.
+
+    Raises:
+        DataError: The data are not there, or the network wants other images.
+    """
+    source = open_source(data, image_size=image_size)
+    return Calibration(source, preprocessing(model, source), torch.device("cpu"))
 
 
 def fit_to(source: Source) -> Fit:
@@ -163,9 +179,7 @@ def settle(job: Job, *, cpu: bool = False) -> Setting:
     setting = Setting(job=job, accelerator=accelerator, source=source, prepare=prepare, method=method)
     model = setting.network()
     check_output(job.model, model, setting.example(2), source.test.labels[:2], source.num_classes)
-    spectrim.plan(
-        model, method, where=None if job.where is None else list(job.where), calibration=_Calibration(setting)
-    )
+    spectrim.plan(model, method, where=None if job.where is None else list(job.where), calibration=setting.calibration)
     return setting
 
 
