@@ -81,13 +81,14 @@ def test_law_3_a_plan_for_another_model_leaves_this_one_as_it_was(case):
 
 def test_law_3_a_plan_that_fails_half_way_is_undone(case, monkeypatch):
     model = case.model()
-    plan, before = st.plan(model, case.method), state(model)
-    last, prepare = plan.edits[-1], type(plan.edits[-1]).prepare
+    plan, before = st.plan(model, case.method, calibration=case.calibration), state(model)
+    kind = type(plan.edits[-1])
+    together = kind.prepare_together
 
     def fails():
         raise MemoryError
 
-    monkeypatch.setattr(type(last), "prepare", lambda edit, model: fails if edit is last else prepare(edit, model))
+    monkeypatch.setattr(kind, "prepare_together", lambda edits, model: [*together(edits, model), fails])
     with pytest.raises(MemoryError):
         plan.apply_(model)
     assert_same_state(before, state(model))
