@@ -505,7 +505,7 @@ def draw(results: Mapping[str, Any], picture: Path) -> None:
                 textcoords="offset points", ha="left" if part is not curve else "right", fontsize=8, color=colour,
             )  # fmt: skip
     sizes = [group[0]["bytes"]["total"] for group in groups]
-    axes.legend(loc="lower right", frameon=False, fontsize=8.5)
+    axes.legend(loc="lower right", fontsize=8.5, framealpha=1, edgecolor="none")
     axes.set_xscale("log")
     ticks = [750, 1000, 1500, 2000, 3000, 4000, 6000, 8000, 12000]
     axes.set_xticks([tick for tick in ticks if min(sizes) * 0.8 < tick < max(sizes) * 1.25])
