@@ -26,10 +26,15 @@ def _laws() -> Iterator[Any]:
 @pytest.mark.usefixtures("registries")
 @pytest.mark.parametrize(("law", "given"), list(_laws()))
 def test_the_worked_example_keeps(
-    law: Callable[..., None], given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    law: Callable[..., None],
+    given: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ):
     monkeypatch.chdir(tmp_path)
     example: Any = run_python((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), "CONTRIBUTING.md")
     case = Case("low rank", example["LowRank"](keep=0.25), example["LowRank"](keep=1.0))
-    wanted = {"case": case, "tmp_path": tmp_path, **given}
-    law(**{name: wanted[name] for name in inspect.signature(law).parameters})
+    known = {"case": case, **given}
+    wanted = inspect.signature(law).parameters
+    law(**{name: known[name] if name in known else request.getfixturevalue(name) for name in wanted})
