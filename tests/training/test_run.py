@@ -50,7 +50,11 @@ def test_a_run_leaves_the_artifact_the_numbers_and_the_page(whole):
     folder, result = whole
     names = {each.name for each in folder.iterdir()}
     assert names == {"model.safetensors", "dense.safetensors", "result.json", "report.html", "checkpoint.safetensors"}
-    assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(result))
+    written, returned = json.loads((folder / "result.json").read_text()), json.loads(json.dumps(result))
+    for each in (written, returned):
+        for part in ("dense", "compressed"):  # measured anew where another test has resumed this finished run
+            del each[part]["latency_ms"], each[part]["macs"]
+    assert written == returned
 
 
 def keys_match(value, kind, where="result"):
@@ -220,9 +224,10 @@ class Interrupting(Silent):
 
 
 def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(whole, tmp_path):
+    before = signal.getsignal(signal.SIGINT)  # a shell's background jobs have it ignored
     with pytest.raises(StoppedError, match=r"stopped at step 4 of 22 \(compressed\). Go on with --resume."):
         run(settle(job()), tmp_path, reporter=Interrupting())
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     assert not (tmp_path / "model.safetensors").exists()
     run(settle(job()), tmp_path, resume=True)
     assert artifact(tmp_path) == artifact(whole[0])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import spectrim
 from spectrim.artifact.layout import KEY
 from spectrim.errors import ArtifactError
+from spectrim.nn.channel_map import ChannelMap
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "model_state", "state_dict_ema")
 _SHOWN = 4
@@ -83,6 +84,7 @@ def load_weights_(model: nn.Module, state: Mapping[str, Tensor], *, origin: str)
     """
     own = model.state_dict()
     optional = {name for name in own if name.endswith("num_batches_tracked")}
+    optional |= {f"{path}.source" for path, module in model.named_modules() if isinstance(module, ChannelMap)}
     problems = [
         _problem("lacks", sorted(own.keys() - state.keys() - optional)),
         _problem("has beside what the network has", sorted(state.keys() - own.keys())),
