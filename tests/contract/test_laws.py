@@ -33,19 +33,16 @@ def compressed(case, progress=1.0):
     return model
 
 
-def train(model, case, steps, *, start=0, optimizer=None):
-    """A few steps of the loop that users write."""
-    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
-    for step in range(start, steps):
-        generator = torch.Generator().manual_seed(step)
-        x = torch.randn(case.input_shape, generator=generator)
-        y = torch.randint(10, (case.input_shape[0],), generator=generator)
-        loss = nn.functional.cross_entropy(model.train()(x), y) + st.penalty(model)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        st.anneal_(model, step / (steps - 1))
-    return optimizer
+def one_step(model, case, optimizer, step, steps):
+    """A step of the loop that users write."""
+    generator = torch.Generator().manual_seed(step)
+    x = torch.randn(case.input_shape, generator=generator)
+    y = torch.randint(10, (case.input_shape[0],), generator=generator)
+    loss = nn.functional.cross_entropy(model.train()(x), y) + st.penalty(model)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    st.anneal_(model, step / (steps - 1))
 
 
 def test_law_1_with_nothing_dropped_the_output_is_the_dense_output(case):
@@ -140,13 +137,15 @@ def test_law_5_evaluation_advances_nothing(case):
 
 def test_law_6_a_resumed_run_equals_an_uninterrupted_one(case):
     whole = st.compress_(case.model(), case.method, calibration=case.calibration)
-    train(whole, case, 8)
+    optimizer = torch.optim.SGD(whole.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+    for step in range(8):
+        one_step(whole, case, optimizer, step, 8)
 
     first = st.compress_(case.model(), case.method, calibration=case.calibration)
     optimizer = torch.optim.SGD(first.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
     halted = 0
     for halted in range(4):
-        _one_step(first, case, optimizer, halted, 8)
+        one_step(first, case, optimizer, halted, 8)
     file = io.BytesIO()
     torch.save({"model": first.state_dict(), "optimizer": optimizer.state_dict()}, file)
     file.seek(0)
@@ -157,19 +156,8 @@ def test_law_6_a_resumed_run_equals_an_uninterrupted_one(case):
     optimizer = torch.optim.SGD(second.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
     optimizer.load_state_dict(saved["optimizer"])
     for step in range(halted + 1, 8):
-        _one_step(second, case, optimizer, step, 8)
+        one_step(second, case, optimizer, step, 8)
     assert_same_state(state(whole), state(second))
-
-
-def _one_step(model, case, optimizer, step, steps):
-    generator = torch.Generator().manual_seed(step)
-    x = torch.randn(case.input_shape, generator=generator)
-    y = torch.randint(10, (case.input_shape[0],), generator=generator)
-    loss = nn.functional.cross_entropy(model.train()(x), y) + st.penalty(model)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    st.anneal_(model, step / (steps - 1))
 
 
 def test_law_7_finalizing_a_copy_leaves_the_source_alone(case):
