@@ -43,8 +43,10 @@ def frequency_score(
     tensor([[3.2573]], dtype=torch.float64)
     """
     spectrum = block_dctn(maps, block, scale=scale, sigma=sigma)
-    mean = spectrum.mean((-2, -1), keepdim=True, dtype=torch.float64).to(spectrum.dtype)
-    share = (spectrum >= mean).mean((-2, -1), dtype=torch.float64)
+    flat = spectrum.flatten(-2)
+    mean = flat.mean(-1, keepdim=True, dtype=torch.float64).to(flat.dtype)
+    ones = torch.ge(flat, mean, out=torch.empty_like(flat))  # summing numbers is several times faster than truth values
+    share = ones.sum(-1).double() / flat.shape[-1]
     return share * _norm(spectrum) + weight * _norm(maps)
 
 
