@@ -261,12 +261,13 @@ GOOD = gzip.compress(idx(draw(6, 28, 28)), mtime=0)
         (IMAGES, GOOD[:1000] + b"\xff\xff\xff" + GOOD[1003:], f"{IMAGES}: damaged gzip data"),
         (IMAGES, b"<html>404</html>", "not an idx file: it starts with b'<htm'"),
         (IMAGES, b"", "not an idx file"),
-        (IMAGES, gzip.compress(idx(np.arange(6))), "with 1 dimensions; expected bytes \\(0x08\\) with 3"),
-        (IMAGES, gzip.compress(b"\0\0\x0d\3" + bytes(12)), "type 0x0d with 3 dimensions"),
-        (IMAGES, gzip.compress(idx(draw(6, 28, 28))[:-5]), "announces 6x28x28 = 4704 bytes, holds 4699"),
-        (IMAGES, gzip.compress(b"\0\0\x08\3" + b"\xff" * 12 + b"abc"), "holds 3. The file is truncated"),
-        (LABELS, gzip.compress(idx(np.arange(5))), "5 labels for the 6 images"),
+        (IMAGES, gzip.compress(idx(np.arange(6)), mtime=0), "with 1 dimensions; expected bytes \\(0x08\\) with 3"),
+        (IMAGES, gzip.compress(b"\0\0\x0d\3" + bytes(12), mtime=0), "type 0x0d with 3 dimensions"),
+        (IMAGES, gzip.compress(idx(draw(6, 28, 28))[:-5], mtime=0), "announces 6x28x28 = 4704 bytes, holds 4699"),
+        (IMAGES, gzip.compress(b"\0\0\x08\3" + b"\xff" * 12 + b"abc", mtime=0), "holds 3. The file is truncated"),
+        (LABELS, gzip.compress(idx(np.arange(5)), mtime=0), "5 labels for the 6 images"),
     ],
+    ids=lambda value: f"{len(value)} bytes" if isinstance(value, bytes) else str(value),
 )
 def test_a_bad_idx_file_is_named_with_what_was_expected(mnist, file, content, message):
     if content is None:
