@@ -13,32 +13,24 @@ outcome under ``pilots``. The test images take no part in choosing the recipe.
 """
 
 import argparse
-import json
-import math
-import subprocess
 import tempfile
-import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
-from torch.nn import functional as F
+from cifar import ROOT, Clock, Images, Plan, accuracy, cifar10, commit, read, reestimate_, trained_, weights, write
+from torch import nn
 
 import spectrim as st
 from spectrim import measure
 from spectrim.zoo.resnet_cifar import resnet20
 
-ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "resnet20_cifar10.json"
 PICTURE = ROOT / "docs" / "_static" / "resnet20_keep.png"
 CHECKPOINTS = ROOT / "runs" / "resnet20_cifar10"
 KEEPS = (1.0, 0.5, 0.2, 0.1, 0.05)
 HELD_OUT = 5_000
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what the weights were trained with
 
 
 ABOUT = (
@@ -66,6 +58,17 @@ class Recipe:
     bfloat16: bool = True
     seed: int = 0
 
+    def plan(self, size: int) -> Plan:
+        """The steps on so many images."""
+        return Plan(
+            steps=round(self.epochs * (size // self.batch)),
+            batch=self.batch,
+            lr=self.lr,
+            warmup=self.warmup,
+            bfloat16=self.bfloat16,
+            seed=self.seed,
+        )
+
     def method(self, keep: float) -> st.FrequencyRegularization:
         """The method at one kept fraction."""
         return st.FrequencyRegularization(keep=keep, schedule=self.schedule)
@@ -76,83 +79,12 @@ class Recipe:
         return ["!conv1.weight", "!linear.weight"] if self.dense_ends else None
 
 
-# -- data -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Images:
-    """Pixels (N, 32, 32, 3) as bytes, and their classes (N,)."""
-
-    pixels: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, rows: slice) -> "Images":
-        return Images(self.pixels[rows], self.labels[rows])
-
-    def to(self, device: torch.device) -> "Images":
-        """A copy on the device."""
-        return Images(self.pixels.to(device), self.labels.to(device))
-
-
-def cifar10(*, train: bool) -> Images:
-    """All images of a split in the official order."""
-    import realdata  # beside this file; the table and the plot need no data
-
-    return Images(*realdata.cifar10(train=train))
-
-
-def inputs(pixels: Tensor) -> Tensor:
-    """What the network sees: normalised, (N, 3, 32, 32), channels last in memory."""
-    mean, std = (pixels.new_tensor(values, dtype=torch.float32) for values in (MEAN, STD))
-    return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
-
-
-def augmented(padded: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
-    """Random crops of images with a border of 4 pixels, half of them mirrored; a pure function of the generator."""
-    n, side = len(rows), 32
-    down, right = (torch.randint(0, 9, (n, 1), generator=generator) + torch.arange(side) for _ in range(2))
-    mirrored = torch.rand(n, 1, generator=generator) < 0.5
-    right = torch.where(mirrored, right.flip(1), right)
-    index = (rows[:, None, None], down[:, :, None], right[:, None, :])
-    return padded[tuple(each.to(padded.device) for each in index)]
-
-
 # -- measuring --------------------------------------------------------------------------------------------------------
 
 
-@torch.inference_mode()
-def accuracy(model: nn.Module, images: Images) -> float:
-    """Top-1 in percent, in float32."""
-    model.eval()
-    right = 0
-    for rows in range(0, len(images), 500):
-        part = images[rows : rows + 500]
-        right += int((model(inputs(part.pixels)).argmax(1) == part.labels).sum())
-    return round(100 * right / len(images), 3)
-
-
-@torch.no_grad()
-def reestimate_(model: nn.Module, images: Images) -> None:
-    """Give the batch normalisations the mean statistics of 20 batches of training images."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-    model.train()
-    for rows in range(0, 20 * 128, 128):
-        model(inputs(images.pixels[rows : rows + 128]))
-    for norm in norms:
-        norm.momentum = 0.1
-
-
 def pretrained(device: torch.device) -> nn.Module:
-    import realdata
-
     model = resnet20()
-    model.load_state_dict(load_file(realdata.folder() / "weights" / "cifar10-resnet20.safetensors"))
+    model.load_state_dict(weights("cifar10-resnet20"))
     return model.to(device, memory_format=torch.channels_last)
 
 
@@ -177,89 +109,16 @@ def artifact(model: nn.Module, images: Images, *, norms: Literal["exact", "folde
 # -- training ---------------------------------------------------------------------------------------------------------
 
 
-def finetuned(keep: float, recipe: Recipe, images: Images, checkpoint: Path) -> tuple[nn.Module, "Clock"]:
-    """Fine-tune, or go on where the checkpoint stands; the model, and how long all of the training took.
-
-    The order of the images and their crops depend on the seed and the step alone, so an interrupted run ends like an
-    uninterrupted one.
-    """
-    device = images.pixels.device
+def finetuned(keep: float, recipe: Recipe, images: Images, checkpoint: Path) -> tuple[nn.Module, Clock]:
+    """Fine-tune, or go on where the checkpoint stands; the model, and how long all of the training took."""
     torch.manual_seed(recipe.seed)
-    model = st.compress_(pretrained(device), recipe.method(keep), where=recipe.where)
-    optimizer = optimizer_of(model, recipe)
-    total = round(recipe.epochs * (len(images) // recipe.batch))
-    state: dict[str, Any] = {"step": 0, "clock": {}}
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        print(f"  continues at step {state['step']:,} of {total:,}")
-    padded = F.pad(images.pixels, (0, 0, 4, 4, 4, 4))
-    clock, first, mean = Clock(**state["clock"]), state["step"], math.nan
+    model = st.compress_(pretrained(images.pixels.device), recipe.method(keep), where=recipe.where)
+    plan = recipe.plan(len(images))
 
-    def write() -> None:
-        clock.lap()
-        content = {
-            "step": step + 1,
-            "clock": clock.to_json(),
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-        }
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(content, part := checkpoint.with_suffix(".part"))
-        part.replace(checkpoint)
-        print(f"  step {step + 1:>6,} of {total:,}  loss {mean:.4f}  {clock.wall:6.0f} s", flush=True)
+    def anneal(done: int) -> None:
+        st.anneal_(model, min(1.0, done / max(1, round(recipe.anneal * plan.steps))))
 
-    model.train()
-    step = first - 1
-    for step, rows in batches(len(images), recipe, first, total):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * pace(step / total, recipe.warmup)
-        generator = torch.Generator().manual_seed((recipe.seed << 32) + step)
-        x = inputs(augmented(padded, rows, generator))
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16):
-            loss = F.cross_entropy(model(x), images.labels[rows.to(device)]) + st.penalty(model)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        st.anneal_(model, min(1.0, (step + 1) / max(1, round(recipe.anneal * total))))
-        mean = loss.item() if math.isnan(mean) else 0.98 * mean + 0.02 * loss.item()
-        if (step + 1) % 200 == 0 and step + 1 < total:
-            write()
-    if step + 1 > first:
-        write()
-    return model, clock
-
-
-@dataclass
-class Clock:
-    """Seconds of work, over all the processes that had a part in it."""
-
-    wall: float = 0.0
-    processor: float = 0.0
-
-    def __post_init__(self) -> None:
-        self._last = time.perf_counter(), time.process_time()
-
-    def lap(self) -> None:
-        """Count until now."""
-        now = time.perf_counter(), time.process_time()
-        self.wall += now[0] - self._last[0]
-        self.processor += now[1] - self._last[1]
-        self._last = now
-
-    def to_json(self) -> dict[str, float]:
-        """Both, rounded."""
-        return {"wall": round(self.wall, 1), "processor": round(self.processor, 1)}
-
-
-def batches(size: int, recipe: Recipe, first: int, total: int) -> Iterator[tuple[int, Tensor]]:
-    """Steps and the rows of their images, from step ``first`` on; every epoch has its own permutation."""
-    each = size // recipe.batch
-    for epoch in range(first // each, math.ceil(total / each)):
-        order = torch.randperm(size, generator=torch.Generator().manual_seed((recipe.seed << 32) + (1 << 31) + epoch))
-        for number in range(max(0, first - epoch * each), min(each, total - epoch * each)):
-            yield epoch * each + number, order[number * recipe.batch : (number + 1) * recipe.batch]
+    return model, trained_(model, optimizer_of(model, recipe), images, plan, checkpoint, after=anneal)
 
 
 def optimizer_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -268,13 +127,6 @@ def optimizer_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
             model.parameters(), lr=recipe.lr, momentum=recipe.momentum, nesterov=True, weight_decay=recipe.weight_decay
         )
     return torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-
-
-def pace(progress: float, warmup: float) -> float:
-    """Learning rate as a share of its peak: a linear rise, then half a cosine down to zero."""
-    if progress < warmup:
-        return (progress + 1e-3) / (warmup + 1e-3)
-    return (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
 
 
 # -- the runs ---------------------------------------------------------------------------------------------------------
@@ -296,7 +148,7 @@ def entry(
         "finetuned_with_norms_folded": artifact(model, test, norms="folded"),
         "numbers": numbers.to_json(),
         "share_of_weights": round(numbers.weights / dense.weights, 5),
-        "steps": round(recipe.epochs * (len(train) // recipe.batch)),
+        "steps": recipe.plan(len(train)).steps,
         "training_seconds": clock.to_json(),
         "seeds": 1,
         "device": str(test.pixels.device.type),
@@ -304,11 +156,6 @@ def entry(
         "versions": measure.versions(),
         "commit": program,
     }
-
-
-def commit() -> str | None:
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
 
 
 def pilot(name: str, keep: float, recipe: Recipe, train: Images) -> dict[str, Any]:
@@ -374,17 +221,6 @@ def run(out: Path, keeps: list[float], recipe: Recipe, *, try_out: str | None) -
         results["entries"].sort(key=lambda each: -each["keep"])
         write(out, results)
     return results
-
-
-def read(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def write(path: Path, results: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
 
 
 # -- for people -------------------------------------------------------------------------------------------------------

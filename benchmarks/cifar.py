@@ -1,0 +1,216 @@
+"""Training and testing small networks on CIFAR-10: what the benchmarks on its images share."""
+
+import json
+import math
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import spectrim as st
+
+ROOT = Path(__file__).parents[1]
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what the pretrained weights were trained with
+
+
+@dataclass(frozen=True)
+class Images:
+    """Pixels (N, 32, 32, 3) as bytes, and their classes (N,)."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: slice | Tensor) -> "Images":
+        return Images(self.pixels[rows], self.labels[rows])
+
+    def to(self, device: torch.device) -> "Images":
+        """A copy on the device."""
+        return Images(self.pixels.to(device), self.labels.to(device))
+
+
+def cifar10(*, train: bool) -> Images:
+    """All images of a split in the official order."""
+    import realdata  # beside this file; tables and plots need no data
+
+    return Images(*realdata.cifar10(train=train))
+
+
+def weights(name: str) -> dict[str, Tensor]:
+    """Pretrained weights by the stem of their file."""
+    import realdata
+    from safetensors.torch import load_file
+
+    return load_file(realdata.folder() / "weights" / f"{name}.safetensors")
+
+
+def inputs(pixels: Tensor) -> Tensor:
+    """What the network sees: normalised, (N, 3, 32, 32), channels last in memory."""
+    mean, std = (pixels.new_tensor(values, dtype=torch.float32) for values in (MEAN, STD))
+    return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+def augmented(padded: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Random crops of images with a border of 4 pixels, half of them mirrored; a pure function of the generator."""
+    n, side = len(rows), 32
+    down, right = (torch.randint(0, 9, (n, 1), generator=generator) + torch.arange(side) for _ in range(2))
+    mirrored = torch.rand(n, 1, generator=generator) < 0.5
+    right = torch.where(mirrored, right.flip(1), right)
+    index = (rows[:, None, None], down[:, :, None], right[:, None, :])
+    return padded[tuple(each.to(padded.device) for each in index)]
+
+
+@torch.inference_mode()
+def accuracy(model: nn.Module, images: Images) -> float:
+    """Top-1 in percent, in float32."""
+    model.eval()
+    right = 0
+    for rows in range(0, len(images), 500):
+        part = images[rows : rows + 500]
+        right += int((model(inputs(part.pixels)).argmax(1) == part.labels).sum())
+    return round(100 * right / len(images), 3)
+
+
+@torch.no_grad()
+def reestimate_(model: nn.Module, images: Images) -> None:
+    """Give the batch normalisations the mean statistics of 20 batches of training images."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    model.train()
+    for rows in range(0, 20 * 128, 128):
+        model(inputs(images.pixels[rows : rows + 128]))
+    for norm in norms:
+        norm.momentum = 0.1
+
+
+@dataclass
+class Clock:
+    """Seconds of work, over all the processes that had a part in it."""
+
+    wall: float = 0.0
+    processor: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._last = time.perf_counter(), time.process_time()
+
+    def lap(self) -> None:
+        """Count until now."""
+        now = time.perf_counter(), time.process_time()
+        self.wall += now[0] - self._last[0]
+        self.processor += now[1] - self._last[1]
+        self._last = now
+
+    def to_json(self) -> dict[str, float]:
+        """Both, rounded."""
+        return {"wall": round(self.wall, 1), "processor": round(self.processor, 1)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The steps of a training run; everything random in it depends on the seed and the step alone."""
+
+    steps: int
+    batch: int
+    lr: float
+    warmup: float
+    bfloat16: bool
+    seed: int
+
+    def rate(self, step: int) -> float:
+        """Learning rate: a linear rise, then half a cosine down to zero."""
+        progress = step / self.steps
+        if progress < self.warmup:
+            return self.lr * (progress + 1e-3) / (self.warmup + 1e-3)
+        return self.lr * (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup))) / 2
+
+    def batches(self, size: int, first: int) -> Iterator[tuple[int, Tensor]]:
+        """Steps and the rows of their images, from step ``first`` on; every epoch has its own permutation."""
+        each = size // self.batch
+        for epoch in range(first // each, math.ceil(self.steps / each)):
+            order = torch.randperm(size, generator=torch.Generator().manual_seed((self.seed << 32) + (1 << 31) + epoch))
+            for number in range(max(0, first - epoch * each), min(each, self.steps - epoch * each)):
+                yield epoch * each + number, order[number * self.batch : (number + 1) * self.batch]
+
+
+def trained_(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Images,
+    plan: Plan,
+    checkpoint: Path,
+    *,
+    after: Callable[[int], None] = lambda _: None,
+) -> Clock:
+    """Train, or go on where the checkpoint stands; says how long all of it took.
+
+    An interrupted run ends like an uninterrupted one. ``after`` is called with the number of steps that are made.
+    """
+    device = images.pixels.device
+    clock, first = Clock(), 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        clock, first = Clock(**state["clock"]), state["step"]
+        print(f"  continues at step {first:,} of {plan.steps:,}")
+    padded = F.pad(images.pixels, (0, 0, 4, 4, 4, 4))
+    mean = math.nan
+
+    def write(done: int) -> None:
+        clock.lap()
+        content = {
+            "step": done,
+            "clock": clock.to_json(),
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        }
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(content, part := checkpoint.with_suffix(".part"))
+        part.replace(checkpoint)
+        print(f"  step {done:>6,} of {plan.steps:,}  loss {mean:.4f}  {clock.wall:6.0f} s", flush=True)
+
+    model.train()
+    for step, rows in plan.batches(len(images), first):
+        for group in optimizer.param_groups:
+            group["lr"] = plan.rate(step)
+        generator = torch.Generator().manual_seed((plan.seed << 32) + step)
+        x = inputs(augmented(padded, rows, generator))
+        with torch.autocast(device.type, torch.bfloat16, enabled=plan.bfloat16):
+            loss = F.cross_entropy(model(x), images.labels[rows.to(device)]) + st.penalty(model)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        after(step + 1)
+        mean = loss.item() if math.isnan(mean) else 0.98 * mean + 0.02 * loss.item()
+        if (step + 1) % 200 == 0 or step + 1 == plan.steps:
+            write(step + 1)
+    return clock
+
+
+def commit() -> str | None:
+    """What is measured; take it when the program starts, as the working tree may move on while it runs."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """Results written before, if there are any."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def write(path: Path, results: dict[str, Any]) -> None:
+    """Replace the results, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
