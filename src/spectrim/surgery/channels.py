@@ -1,6 +1,6 @@
 """The groups of channels of a model that can be cut: what must go with what, found by watching one forward pass."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,6 +15,7 @@ from spectrim.surgery.atoms import Atoms, Ids, Label, Labels, along
 from spectrim.surgery.layers import rule_of
 from spectrim.surgery.prune import Cut, PruneChannels
 from spectrim.surgery.sites import dotted, walk
+from spectrim.surgery.trace import Trace
 from spectrim.surgery.tracing import Tracer
 
 Axis = tuple[str, int]
@@ -86,8 +87,9 @@ def groups(model: nn.Module, inputs: Sequence[Any]) -> tuple[list[Group], list[L
     [Left(path='2', reason='is the output of the model')]
     """
     atoms, axes, labels = _start(model)
-    tracer = Tracer(atoms, labels)
-    with still(model), torch.no_grad(), _maps(model, tracer, axes):
+    trace = Trace(atoms, labels)
+    tracer = Tracer(trace)
+    with still(model), torch.no_grad(), _maps(model, trace, axes):
         try:
             with tracer:
                 output = model(*inputs)
@@ -99,8 +101,8 @@ def groups(model: nn.Module, inputs: Sequence[Any]) -> tuple[list[Group], list[L
             ) from error
         for tensor in tree_leaves(output):
             if isinstance(tensor, Tensor):
-                atoms.lock(tracer.of(tensor), "is the output of the model")
-    return _grouped(model, atoms, axes, tracer)
+                atoms.lock(trace.of(tensor), "is the output of the model")
+    return _grouped(model, atoms, axes, tracer.read)
 
 
 def cut(model: nn.Module, group: Group, gone: Sequence[int], note: str = "") -> PruneChannels:
@@ -174,7 +176,7 @@ def _start(model: nn.Module) -> tuple[Atoms, dict[Axis, Ids], dict[int, Labels]]
 
 
 @contextmanager
-def _maps(model: nn.Module, tracer: Tracer, axes: dict[Axis, Ids]) -> Iterator[None]:
+def _maps(model: nn.Module, trace: Trace, axes: dict[Axis, Ids]) -> Iterator[None]:
     """While open, a :class:`ChannelMap` reads channels and writes others, instead of letting them pass."""
     handles = []
     for path, module in walk(model):
@@ -182,11 +184,11 @@ def _maps(model: nn.Module, tracer: Tracer, axes: dict[Axis, Ids]) -> Iterator[N
             site = dotted(path, "source")
 
             def wrote(_: nn.Module, args: tuple[Tensor], out: Tensor, site: str = site) -> None:
-                read = along(tracer.of(args[0]), 1)
+                read = along(trace.of(args[0]), 1)
                 if (site, 1) not in axes:
-                    axes[site, 1] = tracer.atoms.new(args[0].shape[1])
-                tracer.contract(read, Label((1,), axes[site, 1]), "reads a tensor of fixed size")
-                tracer.put(out, (Label((1,), axes[site, 0]),) if (site, 0) in axes else ())
+                    axes[site, 1] = trace.atoms.new(args[0].shape[1])
+                trace.contract(read, Label((1,), axes[site, 1]), "reads a tensor of fixed size")
+                trace.put(out, (Label((1,), axes[site, 0]),) if (site, 0) in axes else ())
 
             handles.append(module.register_forward_hook(wrote))
     try:
@@ -197,7 +199,7 @@ def _maps(model: nn.Module, tracer: Tracer, axes: dict[Axis, Ids]) -> Iterator[N
 
 
 def _grouped(
-    model: nn.Module, atoms: Atoms, axes: Mapping[Axis, Ids], tracer: Tracer
+    model: nn.Module, atoms: Atoms, axes: Mapping[Axis, Ids], used_weights: Collection[int]
 ) -> tuple[list[Group], list[Left]]:
     roots = {axis: [atoms.find(atom) for atom in ids.tolist()] for axis, ids in axes.items()}
     reaches: dict[int, dict[Axis, list[int]]] = {}
@@ -209,7 +211,7 @@ def _grouped(
     left: list[Left] = []
     for members in _together(writing, roots):
         leader = members[0]
-        used = [path for path in members if id(_weight(model, path)) in tracer.read]
+        used = [path for path in members if id(_weight(model, path)) in used_weights]
         order = dict.fromkeys(root for path in members for root in roots[writing[path]])
         free = [root for root in order if atoms.reason(root) is None]
         readers = {path: axis for path, axis in reading.items() if set(roots[axis]) & set(free)}
