@@ -29,6 +29,7 @@ PUBLIC = [
     "load_",
     "penalty",
     "plan",
+    "reestimate_norms_",
     "save",
 ]
 

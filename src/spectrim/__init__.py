@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from spectrim.methods import CFDP, FrequencyRegularization
+    from spectrim.repair import reestimate_norms_
     from spectrim.surgery import Plan
     from spectrim.verbs import anneal_, compress_, finalize_, inspect, penalty, plan
 
@@ -33,6 +34,7 @@ _HOMES = {
         "UnsupportedError",
     ),
     "spectrim.methods": ("CFDP", "FrequencyRegularization"),
+    "spectrim.repair": ("reestimate_norms_",),
     "spectrim.surgery": ("Plan",),
     "spectrim.verbs": ("anneal_", "compress_", "finalize_", "inspect", "penalty", "plan"),
 }
@@ -55,6 +57,7 @@ __all__ = [  # noqa: RUF022 - sorted as people sort
     "load_",
     "penalty",
     "plan",
+    "reestimate_norms_",
     "save",
 ]
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from spectrim.artifact import read_structure
+from spectrim.calibration import Calibration
 from spectrim.errors import SiteError
 from spectrim.measure.choice import faster, inputs_of
-from spectrim.methods.method import Calibration, Method
+from spectrim.methods.method import Method
 from spectrim.nn.component import Component, Layer, components
 from spectrim.report.inspection import Inspection, inspect_model, inspect_parts
 from spectrim.surgery.edits import plain_parameter, replace_module_, replace_tensor_

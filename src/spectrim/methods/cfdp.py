@@ -2,18 +2,18 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from spectrim.calibration import Calibration, images_of
 from spectrim.errors import DataError, OrderError, UnsupportedError
 from spectrim.methods.cfdp_rates import RATES
 from spectrim.methods.cfdp_scores import LAMBDA, SCORES
 from spectrim.methods.features import mean_scores
-from spectrim.methods.method import Calibration, Method
+from spectrim.methods.method import Method
 from spectrim.nn.component import components
 from spectrim.surgery import sites
 from spectrim.surgery.channels import Group, cut, groups
@@ -21,8 +21,6 @@ from spectrim.surgery.plan import Plan, Skipped
 from spectrim.surgery.prune import PruneChannels, removed
 from spectrim.surgery.sites import Site, Where
 from spectrim.surgery.trial import not_followed
-
-_CHUNK = 128
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ class CFDP(Method, name="cfdp"):
             DataError: The calibration is empty, holds NaN, or does not go through the model.
         """
         _check_order(model)
-        batches = _batches(calibration, model)
+        batches = images_of(calibration, model, who="CFDP")
         first = next(batches)
         try:
             found, left = groups(model, [first[:1]])
@@ -161,8 +159,8 @@ class CFDP(Method, name="cfdp"):
 
     def _scores(self, model: nn.Module, scored: Sequence[Group], batches: Iterable[Tensor]) -> dict[str, Tensor | None]:
         if self.score == "random":
-            for number, batch in enumerate(batches):
-                _check_finite(batch, number)
+            for _ in batches:  # which checks them
+                pass
             generator = torch.Generator().manual_seed(self.seed)
             return {g.path: torch.rand(len(g.units), generator=generator, dtype=torch.float64) for g in scored}
         score = SCORES[self.score]
@@ -248,40 +246,3 @@ def _check_order(model: nn.Module) -> None:
             f"CFDP cuts channels, but {len(present)} modules are already swapped (first: {present[0][0]!r}, "
             f"{present[0][1].kind}). Cut first, swap and code after that."
         )
-
-
-def _batches(calibration: Calibration, model: nn.Module) -> Iterator[Tensor]:
-    """The images of each batch, on the model's device; at least one batch."""
-    if calibration is None:
-        raise ValueError(
-            "CFDP looks at activations and needs calibration=…: batches of images, or one tensor of them; a few hundred "
-            "images of the training set are enough."
-        )
-    if isinstance(calibration, Tensor):
-        calibration = calibration.split(_CHUNK) if calibration.ndim and len(calibration) else ()  # type: ignore[no-untyped-call]
-    parameter = next(model.parameters(), None)
-
-    def images() -> Iterator[Tensor]:
-        for number, batch in enumerate(calibration):
-            x = batch[0] if isinstance(batch, list | tuple) and batch else batch
-            if not isinstance(x, Tensor):
-                raise DataError(
-                    f"calibration batch {number} is a {type(batch).__name__}, expected a tensor of images or a tuple that "
-                    "begins with one."
-                )
-            if x.ndim == 0 or len(x) == 0:
-                raise DataError(f"calibration batch {number} is empty: its shape is {tuple(x.shape)}.")
-            _check_finite(x, number)
-            yield x if parameter is None else x.to(parameter.device)
-
-    batches = images()
-    first = next(batches, None)
-    if first is None:
-        raise DataError("the calibration is empty: expected at least one batch of images, found none.")
-    return itertools.chain([first], batches)
-
-
-def _check_finite(x: Any, number: int) -> None:
-    if x.is_floating_point() and not bool(torch.isfinite(x).all()):
-        bad = int((~torch.isfinite(x)).sum())
-        raise DataError(f"calibration batch {number} holds {bad} numbers that are NaN or infinite. Check the images.")

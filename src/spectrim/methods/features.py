@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from spectrim.calibration import see
 from spectrim.errors import DataError
 from spectrim.surgery.channels import still
 
@@ -62,13 +63,7 @@ def mean_scores(
         with still(model), torch.no_grad():
             for number, batch in enumerate(batches):
                 seen.clear()
-                try:
-                    model(batch)
-                except (RuntimeError, ValueError, IndexError, TypeError) as error:
-                    raise DataError(
-                        f"calibration batch {number} of shape {tuple(batch.shape)} does not go through "
-                        f"{type(model).__name__}: {str(error).splitlines()[0]}. Check the shape of the images."
-                    ) from error
+                see(model, batch, number)
     finally:
         for handle in handles:
             handle.remove()

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
+from spectrim.calibration import Calibration
 from spectrim.errors import OrderError
-from spectrim.methods.method import Calibration, Method
+from spectrim.methods.method import Method
 from spectrim.nn.component import Spec
 from spectrim.nn.spectral import SpectralCodec
 from spectrim.surgery import sites

@@ -1,16 +1,13 @@
 """The abstract method: it plans, it does not do."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar
 
 from torch import nn
 
+from spectrim.calibration import Calibration
 from spectrim.surgery.plan import Plan
 from spectrim.surgery.sites import Where
-
-Calibration: TypeAlias = Iterable[Any] | None
-"""Batches used to decide."""
 
 METHODS: dict[str, type["Method"]] = {}
 """Every method by the name that the command line has for it. Filled by the class statements, never changed after."""
