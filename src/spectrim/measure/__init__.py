@@ -2,12 +2,14 @@
 
 from spectrim.measure.clock import Comparison, Latency, latency, paired_latency
 from spectrim.measure.compute import Macs, macs, macs_report
+from spectrim.measure.costs import Costs
 from spectrim.measure.sessions import session_latency
 from spectrim.measure.size import Numbers, numbers, parameters, state_bytes
 from spectrim.measure.surroundings import hardware, versions
 
 __all__ = [
     "Comparison",
+    "Costs",
     "Latency",
     "Macs",
     "Numbers",

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from torch import nn
 
+from spectrim.budget import Budget
 from spectrim.errors import PlanError
 from spectrim.surgery.edits import Act, Edit, Undo, edit_from_json
 
@@ -29,6 +30,7 @@ class Plan:
         edits: In the order in which they are made.
         skipped: Every candidate that is not edited, with the reason.
         before, after: Numbers that the model holds, now and when every schedule has ended.
+        budget: What the method was asked to leave and what it leaves, if it was asked.
     """
 
     method: str
@@ -37,6 +39,7 @@ class Plan:
     skipped: tuple[Skipped, ...] = field(default=())
     before: int = 0
     after: int = 0
+    budget: Budget | None = None
 
     def __str__(self) -> str:
         """A headline and a line for each candidate."""
@@ -45,7 +48,8 @@ class Plan:
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
         edits = f"{len(self.edits)} {'edit' if len(self.edits) == 1 else 'edits'}"
         numbers = f"{_millions(self.before)} → {_millions(self.after)} parameters"
-        lines = [f"{self.method} on {self.model}: {edits}{skipped}, {numbers}"]
+        budget = "" if self.budget is None else f"; {self.budget}"
+        lines = [f"{self.method} on {self.model}: {edits}{skipped}, {numbers}{budget}"]
         lines += [f"  {edit.site:<{width}}  {edit.summary()}" for edit in self.edits]
         lines += [f"  {row.site:<{width}}  skipped: {row.reason}" for row in self.skipped]
         return "\n".join(lines)
@@ -80,6 +84,7 @@ class Plan:
             "skipped": [{"site": row.site, "reason": row.reason} for row in self.skipped],
             "before": self.before,
             "after": self.after,
+            "budget": None if self.budget is None else self.budget.to_json(),
         }
         return json.dumps(document, indent=1)
 
@@ -92,6 +97,7 @@ class Plan:
         """
         try:
             document: dict[str, Any] = json.loads(text)
+            budget = document.get("budget")
             return cls(
                 method=document["method"],
                 model=document["model"],
@@ -99,8 +105,9 @@ class Plan:
                 skipped=tuple(Skipped(row["site"], row["reason"]) for row in document["skipped"]),
                 before=document["before"],
                 after=document["after"],
+                budget=None if budget is None else Budget.from_json(budget),
             )
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise PlanError(f"not a plan: {error}. Write plans with Plan.to_json().") from error
 
 
