@@ -334,7 +334,7 @@ def test_ctrl_c_exits_with_130(shell, monkeypatch):
 
 
 def test_a_stopped_run_exits_with_130_and_says_how_to_go_on(shell, monkeypatch, tmp_path):
-    from spectrim.training.run import StoppedError
+    from spectrim.training.watched import StoppedError
 
     def stopped(*arguments, **options):
         raise StoppedError("stopped at step 3. Go on with --resume.")

@@ -263,7 +263,7 @@ def test_notes_appear_only_where_they_apply():
     given["compressed"]["bytes"].update(payload=5_000)
     given["dtype"] = "float32"
     given["metric"] = {"name": "dice"}
-    given["plan"]["skipped"] = []
+    given["plans"][0]["skipped"] = []
     found = notes(given)
     assert len(found) == 2
     assert "still the network is not faster" in found[0]

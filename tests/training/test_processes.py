@@ -41,7 +41,7 @@ def torchrun(*arguments):
     return [*front, "--master_addr", "127.0.0.1", "--master_port", port(), "-m", "spectrim", *arguments]
 
 
-def wait_for_phase(folder, stage, process, seconds=120):
+def wait_for_phase(folder, phase, process, seconds=120):
     """Until the checkpoint says that a phase is under way."""
     from spectrim.training.checkpoint import Checkpoint
 
@@ -49,7 +49,7 @@ def wait_for_phase(folder, stage, process, seconds=120):
     while time.monotonic() < limit:
         assert process.poll() is None, process.communicate()
         path = folder / "checkpoint.safetensors"
-        if path.is_file() and (notes := Checkpoint.read(path).notes)["stage"] == stage and notes["step"] > 0:
+        if path.is_file() and (notes := Checkpoint.read(path).notes)["phase"] == phase and notes["step"] > 0:
             return
         time.sleep(0.02)
     pytest.fail("the run did not get there in time")
@@ -61,7 +61,7 @@ def test_kill_9_in_the_middle_and_resume_give_the_same_bytes_as_an_uninterrupted
         spectrim(*job, "--checkpoint-every", "2", "--out", str(tmp_path / "a")),
         cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    wait_for_phase(tmp_path / "a", "compressed", victim)
+    wait_for_phase(tmp_path / "a", 1, victim)
     victim.send_signal(signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL
     assert not (tmp_path / "a" / "model.safetensors").exists()

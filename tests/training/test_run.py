@@ -17,8 +17,9 @@ from spectrim.training import result as schema
 from spectrim.training.checkpoint import Checkpoint
 from spectrim.training.job import Job
 from spectrim.training.progress import Silent
-from spectrim.training.run import StoppedError, run
+from spectrim.training.run import run
 from spectrim.training.setting import settle
+from spectrim.training.watched import StoppedError
 from tests.training.tiny import Tiny, tiny
 
 EPOCHS = 2
@@ -139,7 +140,7 @@ def test_bfloat16_trains_and_is_written(tmp_path):
 def test_where_leaves_layers_alone(tmp_path):
     result = run(settle(job(where=("fc*",), dense_epochs=0, epochs=1)), tmp_path)
     assert [each["site"] for each in result["layers"]] == ["fc.weight"]
-    assert any(row["site"] == "conv.weight" for row in result["plan"]["skipped"])
+    assert any(row["site"] == "conv.weight" for row in result["plans"][0]["skipped"])
 
 
 def test_classes_of_pixels_are_learnt_too(tmp_path):

@@ -93,11 +93,12 @@ def compress(
         )
         setting = settle(job, cpu=cpu)
     from spectrim.report import before_after
-    from spectrim.training import run as running
+    from spectrim.training import watched
     from spectrim.training.progress import OnConsole
+    from spectrim.training.run import run
 
     try:
-        result = running.run(
+        result = run(
             setting,
             out,
             resume=resume,
@@ -105,7 +106,7 @@ def compress(
             checkpoint_every=checkpoint_every,
             reporter=OnConsole(),
         )
-    except running.StoppedError as error:
+    except watched.StoppedError as error:
         raise StoppedError(str(error)) from error
     if setting.accelerator.is_main_process:
         typer.echo(f"\n{before_after(result)}\n")

@@ -82,7 +82,8 @@ def _loaded(result: Mapping[str, Any]) -> str:
 
 
 def _skips(result: Mapping[str, Any]) -> str:
-    skipped = mappings(result, "plan", "skipped")
+    plans = mappings(result, "plans")
+    skipped = mappings(plans[0], "skipped") if plans else []
     if not skipped:
         return ""
     is_are = "is" if len(skipped) == 1 else "are"

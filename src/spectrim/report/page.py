@@ -48,7 +48,7 @@ def render(result: Mapping[str, Any], *, spectra: Sequence[Mapping[str, Any]] | 
             charts=history_charts(result),
             panels=[panel for curve in curves if (panel := _panel(curve))],
             layers=_layers(result),
-            plan=_plan(result),
+            plans=[_plan(plan) for plan in mappings(result, "plans")],
             facts=_facts(result),
         )
     )
@@ -213,14 +213,14 @@ def _layers(result: Mapping[str, Any]) -> dict[str, Any]:
     return {"rows": rows, "total": total}
 
 
-def _plan(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The headline of the plan, and what it skipped, grouped by reason."""
+def _plan(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The headline of a plan, and what it skipped, grouped by reason."""
     skipped: dict[str, list[str]] = {}
-    for row in mappings(result, "plan", "skipped"):
+    for row in mappings(plan, "skipped"):
         skipped.setdefault(text(row, "reason") or "no reason given", []).append(text(row, "site"))
-    edits = mappings(result, "plan", "edits")
-    before, after = number(result, "plan", "before"), number(result, "plan", "after")
-    line = text(result, "plan", "method")
+    edits = mappings(plan, "edits")
+    before, after = number(plan, "before"), number(plan, "after")
+    line = text(plan, "method")
     if line and edits:
         left = sum(map(len, skipped.values()))
         line += f": {units.plural(len(edits), 'edit')}, {f'{left:,}' if left else 'nothing'} skipped"

@@ -14,7 +14,7 @@ from torch import Tensor
 from spectrim.artifact.writer import write_atomically
 from spectrim.errors import ArtifactError
 
-FORMAT = "1"
+FORMAT = "2"
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Checkpoint:
     Attributes:
         model: Its state dict, codes and kept counts included.
         optimizer: Its ``state``: tensors by number of the parameter and name.
-        notes: Plain JSON: the job, the phase, the step, the plan, the history.
+        notes: Plain JSON: the job, the phase, the step, the plans, the history.
     """
 
     model: Mapping[str, Tensor]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -24,6 +25,7 @@ class Phase:
 
     Attributes:
         number: 0 for the dense network, 1 for the compressed one; with the seed, it starts the random numbers.
+        before: Steps of the compressed network in earlier phases.
         recipe: How.
         source: On which images.
         prepare: From pixels to what the network sees.
@@ -35,6 +37,17 @@ class Phase:
     source: Source
     prepare: Preprocessing
     seed: int
+    before: int = 0
+
+    @property
+    def part(self) -> Literal["dense", "compressed"]:
+        """Which network trains."""
+        return "compressed" if self.number else "dense"
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self.part
 
     @property
     def batch_size(self) -> int:

@@ -53,7 +53,8 @@ def outcome(setting: Setting, state: State, folder: Path, size: ByteCounts) -> R
     final = spectrim.load_(setting.network(), folder / ARTIFACT, decode=False).eval()
     after = quality(setting, restored)
     before = [each["metric"] for each in state.history["evaluations"] if each["phase"] == "dense"]
-    state.history["evaluations"].append({"phase": "compressed", "step": state.step, "metric": after})
+    last = setting.phases()[-1]
+    state.history["evaluations"].append({"phase": "compressed", "step": last.before + last.steps, "metric": after})
     held, layers = numbers(final), [_layer(entry) for entry in coded(final)]
     curves = _spectra(dense, restored, coded(final))
     example = setting.example()
@@ -93,7 +94,7 @@ def outcome(setting: Setting, state: State, folder: Path, size: ByteCounts) -> R
             "macs": macs(final, example),
             "latency_ms": round(clock["compressed"].min_ms, 4),
         },
-        plan=json.loads(state.plan or "{}"),
+        plans=[json.loads(plan) for plan in state.plans],
         layers=layers,
         history=state.history,
         spectra=curves,

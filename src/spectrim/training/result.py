@@ -130,7 +130,7 @@ class Result(TypedDict):
     metric: MetricInfo
     dense: DenseInfo
     compressed: CompressedInfo
-    plan: dict[str, Any]  # Plan.to_json()
+    plans: list[dict[str, Any]]  # Plan.to_json(), in the order in which they were applied
     layers: list[LayerInfo]
     history: History
     spectra: list[Spectrum]

@@ -1,10 +1,6 @@
 """A job from beginning to end, in phases that can be stopped at any moment and taken up again."""
 
 import json
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -17,48 +13,17 @@ from spectrim.artifact import ByteCounts, read
 from spectrim.artifact.writer import write_atomically
 from spectrim.errors import SpectrimError, UnsupportedError
 from spectrim.report import write_page
-from spectrim.training.checkpoint import Checkpoint, restore_optimizer_
+from spectrim.training.checkpoint import Checkpoint
 from spectrim.training.interruption import stop_requests
-from spectrim.training.loop import Phase, check_loss, train
-from spectrim.training.optimizer import optimizer_for
-from spectrim.training.outcome import ARTIFACT, CHECKPOINT, DENSE, REPORT, RESULT, outcome, quality
+from spectrim.training.loop import Phase
+from spectrim.training.outcome import ARTIFACT, CHECKPOINT, DENSE, REPORT, RESULT, outcome
 from spectrim.training.progress import Reporter, Silent
-from spectrim.training.randomness import deterministic, seed_everything
+from spectrim.training.randomness import deterministic
 from spectrim.training.result import Result
 from spectrim.training.setting import Setting
 from spectrim.training.state import State, note_kept, started
+from spectrim.training.watched import Run, carry_out, evaluate, write_down
 from spectrim.training.weights import load_weights_, read_weights
-
-_LOOKS = 100  # entries of the history in a phase
-_EVALUATIONS = 5  # in a phase, the last one included
-_PAUSE = 10.0  # least seconds between two checkpoints that nobody asked for
-_EFFORT = 0.05  # most of the time that may go into writing them
-
-
-class StoppedError(SpectrimError):
-    """The run was asked to stop and has written down where it stands."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """How a job is carried out; nothing here changes what comes out of it.
-
-    Attributes:
-        setting: Of the job.
-        folder: Where files are written.
-        checkpoint_every: Steps between two checkpoints; at most one every ten seconds if None.
-        reporter: Told what happens.
-    """
-
-    setting: Setting
-    folder: Path
-    checkpoint_every: int | None = None
-    reporter: Reporter
-
-    @property
-    def first(self) -> bool:
-        """Whether this is the process that writes."""
-        return bool(self.setting.accelerator.is_main_process)
 
 
 def run(
@@ -93,15 +58,11 @@ def run(
     state, checkpoint = _found(setting, folder, resume=resume, overwrite=overwrite)
     accelerator.wait_for_everyone()
     reporter = reporter if reporter is not None and accelerator.is_main_process else Silent()
-    this = Run(setting=setting, folder=folder, checkpoint_every=checkpoint_every, reporter=reporter)
-    if this.first:
+    if accelerator.is_main_process:
         _made(folder)
     with deterministic(), stop_requests() as asked:
-        if state.stage == "dense":
-            _dense(this, state, checkpoint, asked)
-            checkpoint = None
-        if state.stage == "compressed":
-            _compressed(this, state, checkpoint, asked)
+        this = Run(setting=setting, folder=folder, checkpoint_every=checkpoint_every, reporter=reporter, asked=asked)
+        _phases(this, state, checkpoint)
         accelerator.wait_for_everyone()
         size = _size(folder / ARTIFACT)
         result = outcome(setting, state, folder, size)
@@ -138,120 +99,52 @@ def _made(folder: Path) -> None:
         raise SpectrimError(f"cannot make the folder {str(folder)!r}: {error.strerror}.") from error
 
 
-def _dense(this: Run, state: State, checkpoint: Checkpoint | None, asked: Callable[[], bool]) -> None:
-    """Train the dense network, evaluate it, keep it."""
+def _phases(this: Run, state: State, checkpoint: Checkpoint | None) -> None:
+    """Carry out the phases that are not over; between two of them, edit the network."""
+    phases = this.setting.phases()
+    if state.phase == len(phases):
+        return
+    model = _network(this, state)
+    for phase in phases[state.phase :]:
+        carry_out(this, state, model, phase, checkpoint)
+        checkpoint = None
+        if phase is phases[-1]:
+            _finish(this, state, model, phase)
+        else:
+            evaluate(this, state, model, phase)
+            if phase.number == 0 and this.first:
+                tensors = {name: value.cpu().contiguous().clone() for name, value in model.state_dict().items()}
+                write_atomically(this.folder / DENSE, [safetensors_bytes(tensors)])
+            _edit(this, state, model, phases[phase.number + 1])
+        state.phase, state.step = phase.number + 1, 0
+        write_down(this, state, model)
+
+
+def _network(this: Run, state: State) -> nn.Module:
+    """The network in the shapes that it has in the phase where the run stands."""
     model = this.setting.network()
-    _trained(this, state, model, this.setting.phase(0), checkpoint, asked)
-    _evaluated(this, state, model)
-    if this.first:
-        tensors = {name: value.cpu().contiguous().clone() for name, value in model.state_dict().items()}
-        write_atomically(this.folder / DENSE, [safetensors_bytes(tensors)])
-    state.plan = this.setting.plan(model).to_json()
-    state.stage, state.step = "compressed", 0
-    spectrim.Plan.from_json(state.plan).apply_(model)
-    note_kept(state.history, model, 0)
-    _saved(this, state, model, None)
+    if state.phase:
+        load_weights_(model, read_weights(this.folder / DENSE), origin=DENSE)
+    for plan in state.plans:
+        spectrim.Plan.from_json(plan).apply_(model)
+    return model
 
 
-def _compressed(this: Run, state: State, checkpoint: Checkpoint | None, asked: Callable[[], bool]) -> None:
-    """Compress, train on while the schedules move, write the artifact."""
-    setting = this.setting
-    setting.accelerator.wait_for_everyone()
-    model = load_weights_(setting.network(), read_weights(this.folder / DENSE), origin=DENSE)
-    spectrim.Plan.from_json(str(state.plan)).apply_(model)
-    _trained(this, state, model, setting.phase(1), checkpoint, asked)
+def _edit(this: Run, state: State, model: nn.Module, phase: Phase) -> None:
+    """Compress the network for a phase: plan on what it is now, and make the edits."""
+    plan = this.setting.plan(model)
+    plan.apply_(model)
+    state.plans.append(plan.to_json())
+    note_kept(state.history, model, phase.before)
+
+
+def _finish(this: Run, state: State, model: nn.Module, phase: Phase) -> None:
+    """Write the artifact."""
     spectrim.anneal_(model, 1.0)
-    note_kept(state.history, model, state.step)
-    state.stage = "done"
+    note_kept(state.history, model, phase.before + state.step)
     if this.first:
-        dtype: torch.dtype = getattr(torch, setting.job.dtype)
-        spectrim.save(model, this.folder / ARTIFACT, dtype=dtype, norms=setting.job.norms)
-    _saved(this, state, model, None)
-
-
-def _trained(
-    this: Run,
-    state: State,
-    model: nn.Module,
-    phase: Phase,
-    checkpoint: Checkpoint | None,
-    asked: Callable[[], bool],
-) -> None:
-    """Make the steps of a phase that are not made yet; look, evaluate and write checkpoints between them."""
-    accelerator, history = this.setting.accelerator, state.history
-    name = "compressed" if phase.number else "dense"
-    curve = history["compressed"] if phase.number else history["dense"]
-    seed_everything(phase.seed, phase.number)
-    optimizer = optimizer_for(model, phase.recipe)
-    if checkpoint is not None:
-        model.load_state_dict(dict(checkpoint.model))
-        restore_optimizer_(optimizer, checkpoint.optimizer)
-        if accelerator.scaler is not None and checkpoint.notes["scaler"]:
-            accelerator.scaler.load_state_dict(checkpoint.notes["scaler"])
-    total = phase.steps
-    look = max(1, total // _LOOKS)
-    evaluation = max(1, phase.recipe.epochs // _EVALUATIONS) * phase.steps_per_epoch
-    losses: list[torch.Tensor] = []
-    last, pause = time.monotonic(), _PAUSE
-    steps = train(model, optimizer, phase, accelerator=accelerator, start=state.step)
-    with this.reporter.phase(name, total=total, done=state.step), _timed(history, name):
-        for step in steps:
-            state.step = step.done
-            losses.append(step.loss)
-            if step.done % look == 0 or step.done == total:
-                loss = float(torch.stack(losses).mean())
-                check_loss(loss, step.done, step.lr)
-                losses.clear()
-                curve["steps"].append(step.done)
-                curve["loss"].append(round(loss, 6))
-                curve["lr"].append(step.lr)
-                if phase.number:
-                    note_kept(history, model, step.done)
-                this.reporter.step(step.done, f"loss {loss:.4f}{_kept_now(state)}")
-            if step.done % evaluation == 0 and step.done != total:
-                _evaluated(this, state, model)
-            if step.done == total:
-                break
-            due = step.done % this.checkpoint_every == 0 if this.checkpoint_every else time.monotonic() - last > pause
-            if due or asked():
-                begin = time.monotonic()
-                _saved(this, state, model, optimizer)
-                last = time.monotonic()
-                pause = max(_PAUSE, (last - begin) / _EFFORT)
-            if asked():
-                raise StoppedError(f"stopped at step {step.done} of {total} ({name}). Go on with --resume.")
-
-
-@contextmanager
-def _timed(history: object, name: str) -> Iterator[None]:
-    begin = time.monotonic()
-    yield
-    cast(dict[str, dict[str, float]], history)["seconds"][name] = round(time.monotonic() - begin, 2)
-
-
-def _evaluated(this: Run, state: State, model: nn.Module) -> None:
-    _same_everywhere_(this, model)
-    value = quality(this.setting, model)
-    state.history["evaluations"].append({"phase": state.stage, "step": state.step, "metric": value})
-    this.reporter.say(f"{state.stage}: {value:.2%} on the test images after step {state.step}")
-
-
-def _same_everywhere_(this: Run, model: nn.Module) -> None:
-    """Give all processes the first one's running statistics; parameters are the same already."""
-    if this.setting.accelerator.num_processes > 1:
-        for buffer in model.buffers():
-            torch.distributed.broadcast(buffer, 0)
-
-
-def _saved(this: Run, state: State, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-    if this.first:
-        scaler = this.setting.accelerator.scaler
-        state.snapshot(this.setting.job, model, optimizer, scaler).write(this.folder / CHECKPOINT)
-
-
-def _kept_now(state: State) -> str:
-    counts = state.history["kept"]["counts"]
-    return f", {sum(values[-1] for values in counts.values()):,} coefficients" if counts else ""
+        dtype: torch.dtype = getattr(torch, this.setting.job.dtype)
+        spectrim.save(model, this.folder / ARTIFACT, dtype=dtype, norms=this.setting.job.norms)
 
 
 def _size(path: Path) -> ByteCounts:

@@ -52,11 +52,13 @@ class Setting:
             load_file_(model, self.job.weights)
         return model.to(self.accelerator.device)
 
-    def phase(self, number: int) -> Phase:
-        """The dense (0) or the compressing (1) phase."""
+    def phases(self) -> tuple[Phase, ...]:
+        """What trains, one after the other: the dense network, and the compressed one."""
         recipes = self.job.recipes()
-        recipe = recipes.compressed if number else recipes.dense
-        return Phase(number=number, recipe=recipe, source=self.source, prepare=self.prepare, seed=self.job.seed)
+        return tuple(
+            Phase(number=number, recipe=recipe, source=self.source, prepare=self.prepare, seed=self.job.seed)
+            for number, recipe in enumerate((recipes.dense, recipes.compressed))
+        )
 
     def example(self, count: int = 1) -> Tensor:
         """A few test images as the network sees them."""

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,23 +13,21 @@ from spectrim.training.checkpoint import Checkpoint, optimizer_state
 from spectrim.training.job import Job
 from spectrim.training.result import Curve, History
 
-Stage = Literal["dense", "compressed", "done"]
-
 
 @dataclass
 class State:
     """A run that is under way; changes as it goes.
 
     Attributes:
-        stage: The phase it is in.
-        step: Optimizer steps made in this phase.
-        plan: Of the compression, once it is decided, as JSON.
+        phase: How many phases are over.
+        step: Optimizer steps made in the present phase.
+        plans: The edits that were made so far, each plan as JSON.
         history: What was seen so far.
     """
 
-    stage: Stage
+    phase: int
     step: int
-    plan: str | None
+    plans: list[str]
     history: History
 
     def snapshot(
@@ -38,9 +36,9 @@ class State:
         """All that has to be written down now."""
         notes = {
             "job": job.to_json(),
-            "stage": self.stage,
+            "phase": self.phase,
             "step": self.step,
-            "plan": self.plan,
+            "plans": self.plans,
             "history": self.history,
             "scaler": None if scaler is None else scaler.state_dict(),
         }
@@ -61,15 +59,15 @@ class State:
                 f"the folder holds a run of another job: {listed}. Resume with the same options, or start again with "
                 "--overwrite."
             )
-        return cls(notes["stage"], notes["step"], notes["plan"], notes["history"])
+        return cls(notes["phase"], notes["step"], notes["plans"], notes["history"])
 
 
 def started() -> State:
     """A run that has not begun."""
     return State(
-        "dense",
         0,
-        None,
+        0,
+        [],
         History(
             dense=Curve(steps=[], loss=[], lr=[]),
             compressed=Curve(steps=[], loss=[], lr=[]),
