@@ -115,6 +115,11 @@ class Clock:
         return {"wall": round(self.wall, 1), "processor": round(self.processor, 1)}
 
 
+def generator_of(seed: int, number: int) -> torch.Generator:
+    """A generator of its own for each number under each seed; torch's reads 32 bits of what it is seeded with."""
+    return torch.Generator().manual_seed((seed * 2_654_435_761 + number) % (1 << 32))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """The steps of a training run; everything random in it depends on the seed and the step alone."""
@@ -137,7 +142,7 @@ class Plan:
         """Steps and the rows of their images, from step ``first`` on; every epoch has its own permutation."""
         each = size // self.batch
         for epoch in range(first // each, math.ceil(self.steps / each)):
-            order = torch.randperm(size, generator=torch.Generator().manual_seed((self.seed << 32) + (1 << 31) + epoch))
+            order = torch.randperm(size, generator=generator_of(self.seed, (1 << 31) + epoch))
             for number in range(max(0, first - epoch * each), min(each, self.steps - epoch * each)):
                 yield epoch * each + number, order[number * self.batch : (number + 1) * self.batch]
 
@@ -183,7 +188,7 @@ def trained_(
     for step, rows in plan.batches(len(images), first):
         for group in optimizer.param_groups:
             group["lr"] = plan.rate(step)
-        generator = torch.Generator().manual_seed((plan.seed << 32) + step)
+        generator = generator_of(plan.seed, step)
         x = inputs(augmented(padded, rows, generator))
         with torch.autocast(device.type, torch.bfloat16, enabled=plan.bfloat16):
             loss = F.cross_entropy(model(x), images.labels[rows.to(device)]) + st.penalty(model)
