@@ -13,6 +13,7 @@ import torch
 import spectrim
 from spectrim.cli import main, options
 from spectrim.methods import METHODS
+from spectrim.training.recipes import CARDS
 from tests.training.tiny import tiny
 
 TINY = "tests.training.tiny:tiny"
@@ -79,6 +80,10 @@ def test_the_version_is_printed(shell):
 
 def test_completion_knows_the_methods_of_the_library():
     assert set(METHODS) == set(options.METHODS)
+
+
+def test_completion_knows_the_recipes_of_the_library():
+    assert tuple(CARDS) == options.RECIPES
 
 
 def test_completion_scripts_are_made(shell, monkeypatch):

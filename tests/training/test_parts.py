@@ -7,17 +7,20 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import spectrim
 from spectrim.errors import ArtifactError, SpectrimError
 from spectrim.training.augmentation import augmented
+from spectrim.training.average import Average
 from spectrim.training.checkpoint import Checkpoint, optimizer_state, restore_optimizer_
 from spectrim.training.job import Job
 from spectrim.training.loop import Phase
 from spectrim.training.optimizer import check_optimizer, optimizer_for
 from spectrim.training.progress import OnConsole, Silent
 from spectrim.training.randomness import deterministic, mixed, seed_everything, shuffled
-from spectrim.training.recipe import Recipe, recipes_for
+from spectrim.training.recipe import Recipe
+from spectrim.training.recipes import CARDS, recipes_for
 from spectrim.training.source import Preprocessing
 from spectrim.training.sources import open_source
 from spectrim.zoo import ZOO
@@ -55,9 +58,68 @@ def test_the_schedules_arrive_before_the_end_and_never_return(steps):
 
 @pytest.mark.parametrize("name", [*ZOO, "timm:vit_tiny", "package:function"])
 def test_every_network_has_a_card(name):
-    card = recipes_for(name)
+    card = recipes_for(name, "frequency-regularization")
     assert card.dense.epochs > 0
     assert card.compressed.weight_decay == 0.0  # decay would pull on kept coefficients alone
+
+
+def test_the_cifar_cards_fall_at_the_epochs_of_the_releases():
+    for name, epochs, milestones in (("official", 500, [50, 100, 200, 300, 400]), ("hrankplus", 150, [50, 100])):
+        card = CARDS[name]
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.01)
+        theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=milestones, gamma=0.1)
+        assert card.epochs == epochs
+        for epoch in range(epochs):
+            steps = range(3 * epoch, 3 * epoch + 3)
+            assert [card.rate(step, 3 * epochs) for step in steps] == pytest.approx(theirs.get_last_lr() * 3)
+            optimizer.step()
+            theirs.step()
+
+
+def test_the_imagenet_cards_are_the_curves_of_the_releases():
+    per_epoch = 7
+    for step in range(90 * per_epoch):
+        epoch, place = divmod(step, per_epoch)
+        warm = min(1.0, (1 + place + epoch * per_epoch) / (5 * per_epoch))
+        by_steps = 0.1 * warm * 0.1 ** (epoch // 30 + (epoch >= 80))
+        assert CARDS["imagenet"].rate(step, 90 * per_epoch) == pytest.approx(by_steps)
+        if place == 0 and epoch >= 5:  # ours falls at every step, theirs at every epoch
+            by_cosine = 0.05 * (1 + np.cos(np.pi * (epoch - 5) / 85))
+            assert CARDS["imagenet-cosine"].rate(step, 90 * per_epoch) == pytest.approx(by_cosine, abs=1e-9)
+
+
+def test_milestones_move_along_with_fewer_epochs():
+    job = Job(model="resnet56", data="digits", method="cfdp", recipe="official", epochs=10, lr=1.0)
+    rates = [job.recipes().compressed.rate(step, 100) for step in range(100)]
+    assert [step for step in range(1, 100) if rates[step] < rates[step - 1]] == [10, 20, 40, 60, 80]
+
+
+def test_what_is_asked_for_goes_over_the_card():
+    asked = {"lr": 0.5, "weight_decay": 0.25, "label_smoothing": 0.125, "ema": 0.75, "epochs": 3, "batch_size": 8}
+    found = Job(model="resnet56", data="digits", method="cfdp", recipe="hrankplus", **asked).recipes().compressed
+    assert {name: getattr(found, name) for name in asked} == asked
+    assert found == replace(CARDS["hrankplus"], **asked)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weight_decay": -1.0}, "weight decay must be at least 0"),
+        ({"label_smoothing": 1.0}, r"label smoothing must lie in \[0, 1\)"),
+        ({"ema": 1.0}, r"moving average must lie in \(0, 1\), got 1.0. 0.999 is common"),
+        ({"decay": "step"}, "milestones are shares of the steps"),
+        ({"milestones": (0.5,)}, "milestones are shares of the steps"),
+        ({"decay": "step", "milestones": (50.0,)}, "milestones are shares of the steps"),
+    ],
+)
+def test_a_recipe_refuses_what_is_out_of_range(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(RECIPE, **changes)
+
+
+def test_an_unknown_recipe_is_named_with_those_that_there_are():
+    with pytest.raises(ValueError, match=r"no recipe 'long'\. There are short, short-adamw, official"):
+        Job(model="lenet5", data="digits", method="cfdp", recipe="long")
 
 
 def test_a_job_says_everything_its_artifact_depends_on():
@@ -69,6 +131,8 @@ def test_a_job_says_everything_its_artifact_depends_on():
         {"dtype": "float32"},
         {"where": ("a",)},
         {"image_size": 9},
+        {"recipe": "official"},
+        {"ema": 0.9},
     ):
         assert replace(one, **changes).to_json() != one.to_json()
 
@@ -162,6 +226,13 @@ def test_the_optimizer_trains_everything_and_decays_weights_alone(kind):
     assert decay[id(model.conv.bias)] == decay[id(model.norm.weight)] == 0.0
 
 
+def test_the_releases_decay_everything_by_plain_momentum():
+    model = tiny()
+    optimizer = optimizer_for(model, CARDS["official"])
+    check_optimizer(model, optimizer)
+    assert {(group["weight_decay"], group["nesterov"]) for group in optimizer.param_groups} == {(5e-3, False)}
+
+
 def test_an_optimizer_from_before_the_compression_is_noticed():
     model = tiny()
     optimizer = torch.optim.SGD(list(model.parameters()))
@@ -182,6 +253,56 @@ def test_frozen_parameters_may_be_left_out_or_held():
     model.conv.weight.requires_grad_(requires_grad=False)
     check_optimizer(model, optimizer_for(model, RECIPE))
     check_optimizer(model, torch.optim.SGD(model.parameters()))
+
+
+# -- moving average ---------------------------------------------------------------------------------------------------
+
+
+def test_the_average_is_torchs_and_counts_what_is_whole():
+    model = tiny().train()
+    average = Average(model, 0.5)
+    theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.5), use_buffers=True)
+    theirs.update_parameters(model)
+    for number in range(9, 14):  # from the eighth step on, the decay is a half
+        model(torch.rand(8, 1, 8, 8, generator=generator(number)))
+        nn.init.normal_(model.fc.weight, generator=generator(number))
+        average.update(model, number)
+        theirs.update_parameters(model)
+    found = theirs.module.state_dict()
+    for name, value in average.tensors.items():
+        if value.is_floating_point():
+            assert torch.allclose(value, found[name], atol=1e-7), name
+    assert average.tensors["norm.num_batches_tracked"] == 5
+
+
+def test_the_average_follows_codes_that_shrink():
+    model = spectrim.compress_(tiny(), spectrim.FrequencyRegularization(keep=0.05))
+    average = Average(model, 0.9)
+    for number in range(1, 9):
+        spectrim.anneal_(model, number / 8)
+        average.update(model, number)
+    with average.in_place_of(model):
+        assert model.fc.parametrizations.weight[0].count == 48
+        inside = model.eval()(torch.ones(1, 1, 8, 8))
+    nn.init.zeros_(model.fc.parametrizations.weight.original)
+    average.into_(model)
+    assert torch.equal(model(torch.ones(1, 1, 8, 8)), inside)
+
+
+def test_a_network_is_its_own_again_after_its_average_was_looked_at():
+    model = tiny()
+    average = Average(model, 0.9)
+    nn.init.ones_(model.fc.weight)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def look():
+        with average.in_place_of(model):
+            assert not torch.equal(model.fc.weight, before["fc.weight"])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        look()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 # -- checkpoints ------------------------------------------------------------------------------------------------------

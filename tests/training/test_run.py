@@ -208,6 +208,20 @@ def test_a_run_killed_twice_goes_on_to_the_same_bytes(whole, tmp_path, killed_af
     assert artifact(tmp_path) == artifact(whole[0])
 
 
+def test_a_killed_run_takes_its_moving_average_up(tmp_path, killed_after):
+    options = {"dense_epochs": 1, "epochs": 1, "ema": 0.9}
+    whole = run(settle(job(**options)), tmp_path / "whole")
+    killed_after(4)  # eleven steps of the dense network, eleven of the compressed: in the middle of these
+    with pytest.raises(Killed):
+        run(settle(job(**options)), tmp_path / "killed", checkpoint_every=5)
+    killed_after(0)
+    again = run(settle(job(**options)), tmp_path / "killed", resume=True)
+    assert artifact(tmp_path / "killed") == artifact(tmp_path / "whole")
+    assert again["history"]["evaluations"] == whole["history"]["evaluations"]
+    run(settle(job(**{**options, "ema": None})), tmp_path / "plain")
+    assert artifact(tmp_path / "plain") != artifact(tmp_path / "whole")
+
+
 class Interrupting(Silent):
     """Presses Ctrl-C at the first look in the compressing phase."""
 

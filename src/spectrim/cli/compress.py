@@ -20,6 +20,14 @@ def compress(
     score: options.Score = None,
     settings: options.Set = None,
     where: options.Where = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"How the compressed network trains: {', '.join(options.RECIPES)}; what suits network and method if not given.",
+            autocompletion=options.beginning(options.RECIPES),
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(metavar="N", help="Epochs of annealing and fine-tuning.")] = None,
     dense_epochs: Annotated[
         int | None, typer.Option(metavar="N", help="Epochs of dense training first; 0 if --weights are given.")
@@ -31,6 +39,16 @@ def compress(
     batch_size: Annotated[int | None, typer.Option(metavar="N", help="Images per step, in all processes.")] = None,
     lr: Annotated[float | None, typer.Option(metavar="RATE", help="Learning rate while compressing.")] = None,
     dense_lr: Annotated[float | None, typer.Option(metavar="RATE", help="Learning rate of dense training.")] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(metavar="DECAY", help="Of the optimizer, while compressing.")
+    ] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Of the cross entropy, while compressing.")
+    ] = None,
+    ema: Annotated[
+        float | None,
+        typer.Option(metavar="DECAY", help="Keep a moving average of the weights while compressing, as 0.999."),
+    ] = None,
     optimizer: Annotated[Literal["adamw", "sgd"] | None, typer.Option(help="While compressing.")] = None,
     anneal: Annotated[
         float | None, typer.Option(metavar="SHARE", help="Share of the epochs after which the target is reached.")
@@ -63,6 +81,7 @@ def compress(
       spectrim compress lenet5 --data mnist:data/mnist --keep 0.001 --floor 128 --epochs 30 --out runs/mnist
       spectrim compress resnet20 --data cifar10:data/cifar --weights resnet20.safetensors --normalize imagenet \\
           --keep 0.2 --epochs 10 --out runs/resnet20
+      spectrim compress resnet56 --data cifar10:data/cifar --method cfdp --keep 0.5 --recipe hrankplus --ema 0.999 --out runs/c
       spectrim compress torchvision:resnet18 --data images:photos --keep '*.downsample.*=1' --keep '*=0.05' --out runs/p
       torchrun --nproc_per_node 2 -m spectrim compress resnet18 --data cifar10:data/cifar --precision bf16 --out runs/b
     """
@@ -77,11 +96,15 @@ def compress(
             settings=options.settings(method, keep, floor, schedule, settings, score=score),
             where=tuple(where) if where else None,
             weights=weights,
+            recipe=recipe,
             dense_epochs=dense_epochs,
             epochs=epochs,
             batch_size=batch_size,
             lr=lr,
             dense_lr=dense_lr,
+            weight_decay=weight_decay,
+            label_smoothing=label_smoothing,
+            ema=ema,
             optimizer=optimizer,
             anneal=anneal,
             seed=seed,

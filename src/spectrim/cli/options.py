@@ -13,13 +13,18 @@ from spectrim.zoo import ZOO
 METHODS = ("frequency-regularization", "cfdp")
 """The names of the methods, written down a second time so that completion need not import torch; a test compares."""
 
+RECIPES = ("short", "short-adamw", "official", "hrankplus", "imagenet", "imagenet-cosine")
+"""The names of the recipes, likewise."""
+
 FLOOR = 128
 """Where the paper stops cutting a convolution. Without it, one percent of a first layer is a handful of numbers."""
 
 _SOURCES = ("digits", "mnist:", "cifar10:", "images:", "npz:", "hf:")
 
 
-def _beginning(names: tuple[str, ...]) -> Callable[[str], list[str]]:
+def beginning(names: tuple[str, ...]) -> Callable[[str], list[str]]:
+    """A completion that offers these names."""
+
     def complete(incomplete: str) -> list[str]:
         return [name for name in names if name.startswith(incomplete)]
 
@@ -31,7 +36,7 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         help=f"A network: {', '.join(ZOO)}, timm:NAME, torchvision:NAME, or package.module:function.",
-        autocompletion=_beginning((*ZOO, "timm:", "torchvision:")),
+        autocompletion=beginning((*ZOO, "timm:", "torchvision:")),
     ),
 ]
 Data = Annotated[
@@ -39,7 +44,7 @@ Data = Annotated[
     typer.Option(
         metavar="SOURCE",
         help="Images: digits, mnist:DIR, cifar10:PATH, images:DIR, npz:FILE, or hf:NAME.",
-        autocompletion=_beginning(_SOURCES),
+        autocompletion=beginning(_SOURCES),
     ),
 ]
 MaybeData = Annotated[
@@ -48,12 +53,12 @@ MaybeData = Annotated[
         "--data",
         metavar="SOURCE",
         help="Fit the network to these images: digits, mnist:DIR, cifar10:PATH, images:DIR, npz:FILE, hf:NAME.",
-        autocompletion=_beginning(_SOURCES),
+        autocompletion=beginning(_SOURCES),
     ),
 ]
 MethodName = Annotated[
     str,
-    typer.Option(metavar="NAME", help="The method; see spectrim methods.", autocompletion=_beginning(METHODS)),
+    typer.Option(metavar="NAME", help="The method; see spectrim methods.", autocompletion=beginning(METHODS)),
 ]
 Keep = Annotated[
     list[str] | None,
@@ -77,7 +82,7 @@ Score = Annotated[
     typer.Option(
         metavar="NAME",
         help="How cfdp ranks channels: ortho, paper, official, l1, l2, random.",
-        autocompletion=_beginning(("ortho", "paper", "official", "l1", "l2", "random")),
+        autocompletion=beginning(("ortho", "paper", "official", "l1", "l2", "random")),
     ),
 ]
 Set = Annotated[

@@ -24,12 +24,14 @@ class Checkpoint:
     Attributes:
         model: Its state dict, codes and kept counts included.
         optimizer: Its ``state``: tensors by number of the parameter and name.
+        average: The moving average of the model's state dict, where there is one.
         notes: Plain JSON: the job, the phase, the step, the plans, the history.
     """
 
     model: Mapping[str, Tensor]
     optimizer: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
+    average: Mapping[str, Tensor] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Replace the file at once, or leave it.
@@ -40,6 +42,7 @@ class Checkpoint:
         tensors = {f"model/{name}": tensor for name, tensor in self.model.items()}
         for number, slots in self.optimizer.items():
             tensors |= {f"optimizer/{number}/{name}": tensor for name, tensor in slots.items()}
+        tensors |= {f"average/{name}": tensor for name, tensor in self.average.items()}
         own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # unshares ties
         write_atomically(path, [save(own, {"spectrim-checkpoint": FORMAT, "notes": json.dumps(self.notes)})])
 
@@ -51,6 +54,7 @@ class Checkpoint:
             ArtifactError: The file is damaged or no checkpoint.
         """
         model: dict[str, Tensor] = {}
+        average: dict[str, Tensor] = {}
         optimizer: dict[int, dict[str, Tensor]] = {}
         try:
             with safe_open(path, framework="pt") as file:
@@ -59,12 +63,12 @@ class Checkpoint:
                     raise ArtifactError(f"{path}: not a checkpoint of this version. Start again with --overwrite.")
                 for key in file.keys():  # noqa: SIM118  # it is no dictionary
                     part, _, rest = key.partition("/")
-                    if part == "model":
-                        model[rest] = file.get_tensor(key)
+                    if part in {"model", "average"}:
+                        (model if part == "model" else average)[rest] = file.get_tensor(key)
                     else:
                         number, _, name = rest.partition("/")
                         optimizer.setdefault(int(number), {})[name] = file.get_tensor(key)
-            return cls(model, optimizer, json.loads(notes["notes"]))
+            return cls(model, optimizer, json.loads(notes["notes"]), average)
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise ArtifactError(f"{path}: damaged ({error}). Start again with --overwrite.") from error
 

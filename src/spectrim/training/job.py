@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from spectrim.training.recipe import Recipe, Recipes, recipes_for
+from spectrim.training.recipe import Recipe
+from spectrim.training.recipes import Recipes, recipes_for
 from spectrim.training.source import NORMALIZATIONS, Normalization
 
 Precision = Literal["no", "bf16", "fp16"]
@@ -23,8 +24,10 @@ class Job:
         settings: Its hyper-parameters, by name.
         where: Which sites, as globs; all candidates if None.
         weights: File with pretrained weights; the dense network is then not trained unless epochs are asked for.
-        dense_epochs, epochs: Of the dense and the compressing phase; the recipe's if None.
-        batch_size, lr, dense_lr, optimizer, anneal: In place of the recipe's, where given.
+        recipe: Name of the card by which the compressed network trains; what suits network and method if None.
+        dense_epochs, epochs: Of the dense and the compressed network; the recipe's if None.
+        batch_size, dense_lr: In place of the recipe's, where given.
+        lr, weight_decay, label_smoothing, ema, optimizer, anneal: The same, for the compressed network alone.
         seed: Of everything random.
         precision: In which the forward passes are computed.
         dtype: In which the artifact's numbers are written.
@@ -42,11 +45,15 @@ class Job:
     settings: Mapping[str, Any] = field(default_factory=dict)
     where: tuple[str, ...] | None = None
     weights: Path | None = None
+    recipe: str | None = None
     dense_epochs: int | None = None
     epochs: int | None = None
     batch_size: int | None = None
     lr: float | None = None
     dense_lr: float | None = None
+    weight_decay: float | None = None
+    label_smoothing: float | None = None
+    ema: float | None = None
     optimizer: Literal["adamw", "sgd"] | None = None
     anneal: float | None = None
     seed: int = 0
@@ -64,8 +71,8 @@ class Job:
         self.recipes()  # refuses what is out of range
 
     def recipes(self) -> Recipes:
-        """How both phases train: the network's card, and on top what was asked for."""
-        card = recipes_for(self.model)
+        """How both networks train: the cards, and on top what was asked for."""
+        card = recipes_for(self.model, self.method, self.recipe)
         dense_epochs = self.dense_epochs
         if dense_epochs is None and self.weights is not None:
             dense_epochs = 0
@@ -76,6 +83,9 @@ class Job:
                 epochs=self.epochs,
                 batch_size=self.batch_size,
                 lr=self.lr,
+                weight_decay=self.weight_decay,
+                label_smoothing=self.label_smoothing,
+                ema=self.ema,
                 optimizer=self.optimizer,
                 anneal=self.anneal,
             ),

@@ -8,15 +8,17 @@ from spectrim.training.recipe import Recipe
 
 
 def optimizer_for(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Everything that trains, in two groups: weight decay spares biases and the scales of norms."""
+    """Everything that trains, in two groups: what weight decay pulls on, and what it spares."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    spared = 1 if recipe.decayed == "weights" else -1  # axes
     groups = [
-        {"params": [each for each in parameters if each.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0},
+        {"params": [each for each in parameters if each.ndim > spared], "weight_decay": recipe.weight_decay},
+        {"params": [each for each in parameters if each.ndim <= spared], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+        nesterov = recipe.nesterov and recipe.momentum > 0
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov)
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, 0.999))
 
 

@@ -1,9 +1,7 @@
 """How to train, as data: what a person would write on a card."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from types import MappingProxyType
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from spectrim import schedules
@@ -17,13 +15,18 @@ class Recipe:
     Attributes:
         epochs: Passes over the training images; 0 skips the phase.
         batch_size: Images per step, over all processes together.
-        optimizer: ``adamw`` or ``sgd`` (Nesterov).
+        optimizer: ``adamw`` or ``sgd``.
         lr: Highest learning rate.
         warmup: Share of the steps on which the learning rate rises from 0.
-        decay: How it falls afterwards: along half a cosine to 0, or not at all.
-        weight_decay: Of the optimizer; applies to parameters of two axes or more.
+        decay: How it falls: along half a cosine to 0 once the warm-up is over, to a tenth at each milestone, or not at all.
+        milestones: Where it falls with ``decay="step"``, as shares of all steps: with fewer epochs they move along.
+        weight_decay: Of the optimizer.
+        decayed: What weight decay pulls on: ``weights``, which are parameters of two axes or more, or ``all`` parameters,
+            biases and the scales of norms included.
         momentum: Of SGD; Adam's first beta.
-        label_smoothing: Of the cross entropy.
+        nesterov: Whether SGD's momentum is Nesterov's.
+        label_smoothing: Of the cross entropy, in [0, 1).
+        ema: Decay of the exponential moving average that takes the weights' place in the end; the last weights if None.
         clip: Largest norm of the gradient; none if None.
         augmentation: What is done to the training images; what suits the source if None.
         anneal: Share of the steps after which the method's schedules have arrived; the rest is fine-tuning.
@@ -37,10 +40,14 @@ class Recipe:
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = 2e-3
     warmup: float = 0.05
-    decay: Literal["cosine", "none"] = "cosine"
+    decay: Literal["cosine", "step", "none"] = "cosine"
+    milestones: tuple[float, ...] = ()
     weight_decay: float = 1e-4
+    decayed: Literal["weights", "all"] = "weights"
     momentum: float = 0.9
+    nesterov: bool = True
     label_smoothing: float = 0.0
+    ema: float | None = None
     clip: float | None = 1.0
     augmentation: Augmentation | None = None
     anneal: float = 0.65
@@ -56,6 +63,16 @@ class Recipe:
             raise ValueError(f"anneal must lie in (0, 1], got {self.anneal}.")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup must lie in [0, 1), got {self.warmup}.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"the weight decay must be at least 0, got {self.weight_decay}.")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label smoothing must lie in [0, 1), got {self.label_smoothing}.")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"the decay of the moving average must lie in (0, 1), got {self.ema}. 0.999 is common.")
+        if bool(self.milestones) != (self.decay == "step") or not all(0 < share < 1 for share in self.milestones):
+            raise ValueError(
+                f"milestones are shares of the steps, in (0, 1), for decay='step'; got {self.milestones} for {self.decay!r}."
+            )
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step.
@@ -63,12 +80,15 @@ class Recipe:
         >>> recipe = Recipe(epochs=1, lr=1.0, warmup=0.1)
         >>> [round(recipe.rate(step, 100), 3) for step in (0, 9, 10, 55, 99)]
         [0.1, 1.0, 1.0, 0.5, 0.0]
+        >>> recipe = Recipe(epochs=1, lr=1.0, warmup=0.0, decay="step", milestones=(0.5, 0.75))
+        >>> [round(recipe.rate(step, 100), 3) for step in (0, 49, 50, 74, 75)]
+        [1.0, 1.0, 0.1, 0.1, 0.01]
         """
         rising = round(self.warmup * steps)
         if step < rising:
             return self.lr * (step + 1) / rising
-        if self.decay == "none":
-            return self.lr
+        if self.decay != "cosine":
+            return self.lr * 0.1 ** sum(step >= round(share * steps) for share in self.milestones)
         return self.lr * (1 - schedules.cosine((step - rising) / max(1, steps - rising)))
 
     def progress(self, step: int, steps: int) -> float:
@@ -83,48 +103,3 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """The fields."""
         return asdict(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipes:
-    """The two phases of a job."""
-
-    dense: Recipe
-    compressed: Recipe
-
-
-_SMALL = Recipes(
-    dense=Recipe(epochs=20, lr=2e-3),
-    # Few coefficients must move far, hence the rate; most of the time goes into tuning what is left.
-    compressed=Recipe(epochs=30, lr=3e-2, weight_decay=0.0, anneal=0.4),
-)
-_CONVOLUTIONAL = Recipes(
-    dense=Recipe(
-        epochs=30, batch_size=128, optimizer="sgd", lr=0.1, weight_decay=5e-4, label_smoothing=0.05, clip=None
-    ),
-    compressed=Recipe(epochs=30, batch_size=128, lr=3e-3, weight_decay=0.0),
-)
-_TRANSFORMER = Recipes(
-    dense=Recipe(epochs=60, batch_size=128, lr=5e-4, warmup=0.1, weight_decay=0.05, label_smoothing=0.1),
-    compressed=Recipe(epochs=60, batch_size=128, lr=1e-3, warmup=0.1, weight_decay=0.0, label_smoothing=0.1),
-)
-_OWN: Mapping[str, Recipes] = MappingProxyType(
-    {
-        "lenet5": _SMALL,
-        "unet": replace(
-            _SMALL, dense=replace(_SMALL.dense, batch_size=8), compressed=replace(_SMALL.compressed, batch_size=8)
-        ),
-        "vit": _TRANSFORMER,
-    }
-)
-
-
-def recipes_for(model: str) -> Recipes:
-    """What is known to work for a network; the card of small convolutional networks where nothing is.
-
-    >>> recipes_for("lenet5").dense.optimizer, recipes_for("timm:vit_tiny_patch16_224").dense.optimizer
-    ('adamw', 'adamw')
-    """
-    if model in _OWN:
-        return _OWN[model]
-    return _TRANSFORMER if any(word in model for word in ("vit", "deit", "swin")) else _CONVOLUTIONAL

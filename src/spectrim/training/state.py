@@ -9,6 +9,7 @@ from torch import nn
 
 from spectrim.errors import SpectrimError
 from spectrim.surgery.sites import coded
+from spectrim.training.average import Average
 from spectrim.training.checkpoint import Checkpoint, optimizer_state
 from spectrim.training.job import Job
 from spectrim.training.result import Curve, History
@@ -31,7 +32,12 @@ class State:
     history: History
 
     def snapshot(
-        self, job: Job, model: nn.Module, optimizer: torch.optim.Optimizer | None, scaler: Any = None
+        self,
+        job: Job,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        average: Average | None,
+        scaler: Any = None,
     ) -> Checkpoint:
         """All that has to be written down now."""
         notes = {
@@ -42,7 +48,8 @@ class State:
             "history": self.history,
             "scaler": None if scaler is None else scaler.state_dict(),
         }
-        return Checkpoint(model.state_dict(), {} if optimizer is None else optimizer_state(optimizer), notes)
+        memory = {} if optimizer is None else optimizer_state(optimizer)
+        return Checkpoint(model.state_dict(), memory, notes, {} if average is None else average.tensors)
 
     @classmethod
     def restored(cls, checkpoint: Checkpoint, job: Job) -> "State":

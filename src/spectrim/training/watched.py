@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from spectrim.errors import SpectrimError
+from spectrim.training.average import Average
 from spectrim.training.checkpoint import Checkpoint, restore_optimizer_
 from spectrim.training.loop import Phase, check_loss, train
 from spectrim.training.optimizer import optimizer_for
@@ -57,6 +58,8 @@ class Run:
 def carry_out(this: Run, state: State, model: nn.Module, phase: Phase, checkpoint: Checkpoint | None) -> None:
     """Make the steps of a phase that are not made yet; look, evaluate and write checkpoints between them.
 
+    Where the recipe asks for a moving average of the weights, that is what is evaluated, and what the model holds in the end.
+
     Args:
         this: The run.
         state: Where it stands; moves on.
@@ -77,6 +80,9 @@ def carry_out(this: Run, state: State, model: nn.Module, phase: Phase, checkpoin
         restore_optimizer_(optimizer, checkpoint.optimizer)
         if accelerator.scaler is not None and checkpoint.notes["scaler"]:
             accelerator.scaler.load_state_dict(checkpoint.notes["scaler"])
+    average = None if phase.recipe.ema is None else Average(model, phase.recipe.ema)
+    if average is not None and checkpoint is not None and checkpoint.average:
+        average.load_(checkpoint.average)
     total = phase.steps
     look = max(1, total // _LOOKS)
     evaluation = max(1, phase.recipe.epochs // _EVALUATIONS) * phase.steps_per_epoch
@@ -86,6 +92,8 @@ def carry_out(this: Run, state: State, model: nn.Module, phase: Phase, checkpoin
     with this.reporter.phase(phase.name, total=total, done=state.step), _timed(history, phase.name):
         for step in steps:
             state.step = step.done
+            if average is not None:
+                average.update(model, step.done)
             losses.append(step.loss)
             if step.done % look == 0 or step.done == total:
                 loss = float(torch.stack(losses).mean())
@@ -98,17 +106,20 @@ def carry_out(this: Run, state: State, model: nn.Module, phase: Phase, checkpoin
                     note_kept(history, model, phase.before + step.done)
                 this.reporter.step(step.done, f"loss {loss:.4f}{_kept_now(state)}")
             if step.done % evaluation == 0 and step.done != total:
-                evaluate(this, state, model, phase)
+                with nullcontext() if average is None else average.in_place_of(model):
+                    evaluate(this, state, model, phase)
             if step.done == total:
                 break
             due = step.done % this.checkpoint_every == 0 if this.checkpoint_every else time.monotonic() - last > pause
             if due or this.asked():
                 begin = time.monotonic()
-                write_down(this, state, model, optimizer)
+                write_down(this, state, model, optimizer, average)
                 last = time.monotonic()
                 pause = max(_PAUSE, (last - begin) / _EFFORT)
             if this.asked():
                 raise StoppedError(f"stopped at step {step.done} of {total} ({phase.name}). Go on with --resume.")
+    if average is not None:
+        average.into_(model)
 
 
 def evaluate(this: Run, state: State, model: nn.Module, phase: Phase) -> None:
@@ -126,11 +137,17 @@ def _same_everywhere_(this: Run, model: nn.Module) -> None:
             torch.distributed.broadcast(buffer, 0)
 
 
-def write_down(this: Run, state: State, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+def write_down(
+    this: Run,
+    state: State,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    average: Average | None = None,
+) -> None:
     """Write a checkpoint, in the first process."""
     if this.first:
         scaler = this.setting.accelerator.scaler
-        state.snapshot(this.setting.job, model, optimizer, scaler).write(this.folder / CHECKPOINT)
+        state.snapshot(this.setting.job, model, optimizer, average, scaler).write(this.folder / CHECKPOINT)
 
 
 @contextmanager
