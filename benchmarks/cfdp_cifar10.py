@@ -309,29 +309,26 @@ def draw(results: Mapping[str, Any], picture: Path) -> None:
     figure, grid = plt.subplots(
         2, len(names), figsize=(0.6 + 3.1 * len(names), 5.2), dpi=160, layout="constrained", squeeze=False, sharex="col"
     )
-    rows = (
-        ("finetuned", "#0b6e99", "fine-tuned, %"),
-        ("norms_reestimated", "#a2673b", "norms re-estimated,\nno training, %"),
-    )
+    rows = (("finetuned", "fine-tuned, %"), ("norms_reestimated", "norms re-estimated,\nno training, %"))
+    colours = dict.fromkeys(OURS[:3], "#0b6e99") | dict.fromkeys(OURS[3:], "0.45") | dict.fromkeys(PEERS, "#b5651d")
     for column, name in enumerate(names):
         said = results["cuts"][name]
         rankings = [each for each in CUTS[name].rankings if any(
             e["ranking"] == each and e["cut"] == name for e in results["entries"])]  # fmt: skip
-        for (key, colour, label), axes in zip(rows, grid[:, column], strict=True):
+        for (key, label), axes in zip(rows, grid[:, column], strict=True):
             for place, ranking in enumerate(rankings):
                 values = [e["accuracy"][key] for e in results["entries"] if (e["cut"], e["ranking"]) == (name, ranking)]
+                colour = colours[ranking]
                 axes.plot([place] * len(values), values, "o", color=colour, ms=4.5, alpha=0.65, mew=0)
                 axes.plot([place - 0.3, place + 0.3], [statistics.fmean(values)] * 2, color=colour, lw=2)
-            axes.set_xticks(
-                range(len(rankings)), [each.removeprefix("tp ") for each in rankings], rotation=60, fontsize=8
-            )
+            axes.set_xticks(range(len(rankings)), rankings, rotation=60, fontsize=8)
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(axis="y", color="0.92")
             axes.set_axisbelow(True)
             axes.tick_params(axis="y", labelsize=8)
             if column == 0:
                 axes.set_ylabel(label, fontsize=9)
-        grid[0, column].set_title(f"{name}\n{said['epochs']:g} epochs", fontsize=9, loc="left")
+        grid[0, column].set_title(f"{name}, epochs: {said['epochs']:g}", fontsize=9, loc="left")
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture)
     plt.close(figure)

@@ -104,6 +104,35 @@ def inference(document: Mapping[str, Any]) -> str:
     return table(["form", "GMAC", "processor ms", "wall ms", "speed-up"], rows) + note
 
 
+def cut_networks(document: Mapping[str, Any]) -> str:
+    """What cut networks cost and how much faster they are, in torch and in onnxruntime."""
+    settings = list(dict.fromkeys((row["threads"], row["batch"]) for row in document["rows"]))
+    found = {(row["network"], row["cut"], row["threads"], row["batch"]): row for row in document["rows"]}
+    dense = {row["network"]: row for row in document["rows"] if row["cut"] == "dense"}
+    rows = []
+    for network, cut in dict.fromkeys((row["network"], row["cut"]) for row in document["rows"]):
+        of = [found[network, cut, *setting] for setting in settings]
+        whole = dense[network]
+        shares = [f"{of[0][what] / whole[what]:.2f}" for what in ("parameters", "macs")]
+        if cut == "dense":
+            size = [f"{of[0]['parameters'] / 1e6:.2f} M", f"{of[0]['macs'] / 1e6:,.0f} M"]
+            times = [f"{row[f'{where}_ms']:.3g} ms" for where in ("torch", "onnxruntime") for row in of]
+            rows.append([f"**{network}**, dense", *size, *times])
+        else:
+            speedups = [f"{row[f'{where}_speedup']:.2f}x" for where in ("torch", "onnxruntime") for row in of]
+            rows.append([cut, *shares, *speedups])
+    names = [f"{threads} thread{'s' * (threads > 1)}, batch {batch}" for threads, batch in settings]
+    headings = [
+        "",
+        "parameters",
+        "MACs",
+        *(f"torch, {name}" for name in names),
+        *(f"onnxruntime, {name}" for name in names),
+    ]
+    note = f"\n\n{_machine(document)}; median of the ratios within {document['rounds']} interleaved rounds."
+    return table(headings, rows) + note
+
+
 def by_script(script: str) -> Render:
     """The function ``table`` of a benchmark that prints the same table."""
 
@@ -140,6 +169,9 @@ TABLES: dict[str, tuple[str, Render]] = {
     "inference": ("fr_inference.json", inference),
     "lenet5": ("lenet5_mnist.json", by_script("lenet5_mnist")),
     "resnet20": ("resnet20_cifar10.json", by_script("resnet20_cifar10")),
+    "cfdp-rankings": ("cfdp_cifar10.json", by_script("cfdp_cifar10")),
+    "cfdp-speed": ("cfdp_speed.json", cut_networks),
+    "cfdp-robustness": ("cfdp_robustness.json", by_script("cfdp_robustness")),
 }
 """Name of the table: the file under benchmarks/results, and the function that makes Markdown from it."""
 
