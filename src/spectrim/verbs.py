@@ -77,9 +77,9 @@ def penalty(model: nn.Module) -> Tensor:
     >>> penalty(nn.Linear(2, 2))
     tensor(0.)
     """
-    terms = [term for _, component in components(model) if (term := component.penalty()) is not None]
-    if terms:
-        return torch.stack(terms).sum()
+    terms = [cls.penalty_together(members) for cls, members in _by_class(model).items()]
+    if known := [term for term in terms if term is not None]:
+        return torch.stack([term.to(known[0]) for term in known]).sum()
     parameter = next(model.parameters(), None)
     return torch.zeros((), device=None if parameter is None else parameter.device)
 
@@ -104,11 +104,15 @@ def anneal_(model: nn.Module, progress: float) -> None:
     """
     if not 0 <= progress <= 1:
         raise ValueError(f"progress must lie in [0, 1], got {progress}. Pass (step + 1) / total_steps.")
-    by_class: dict[type[Component], list[Component]] = {}
-    for _, component in components(model):
-        by_class.setdefault(type(component), []).append(component)
-    for cls, members in by_class.items():
+    for cls, members in _by_class(model).items():
         cls.anneal_together_(members, float(progress))
+
+
+def _by_class(model: nn.Module) -> dict[type[Component], list[Component]]:
+    found: dict[type[Component], list[Component]] = {}
+    for _, component in components(model):
+        found.setdefault(type(component), []).append(component)
+    return found
 
 
 def finalize_(model: nn.Module, *, example: Tensor | None = None) -> nn.Module:

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
@@ -58,6 +59,12 @@ class Component(nn.Module, ABC):
         return None
 
     @classmethod
+    def penalty_together(cls, components: Sequence[Self]) -> Tensor | None:
+        """The penalties of all components of this kind in one; by default their sum."""
+        terms = [term for component in components if (term := component.penalty()) is not None]
+        return torch.stack([term.to(terms[0]) for term in terms]).sum() if terms else None
+
+    @classmethod
     def anneal_together_(cls, components: Sequence[Self], progress: float) -> None:
         """Move the schedules of all components of this kind to ``progress`` in [0, 1]; by default nothing moves.
 
@@ -67,6 +74,14 @@ class Component(nn.Module, ABC):
 
 class Layer(Component):
     """A component that stands for a whole module."""
+
+    def take_over(self, host: nn.Module) -> None:
+        """Take what this layer needs of the module in whose place it is put, which stays as it is; by default nothing.
+
+        Raises:
+            ValueError: The module is another one than this layer was planned for; the message goes on where
+                "planned for NAME" stops.
+        """
 
     @abstractmethod
     def finalized(self) -> nn.Module:

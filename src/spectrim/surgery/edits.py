@@ -151,7 +151,7 @@ class SwapModule(Edit, verb="swap"):
         return _layer(self.kind).summary(self.spec)
 
     def prepare(self, model: nn.Module) -> Act:
-        """Check that the module is there and not the root; build the component."""
+        """Check that the module is there, not the root, and what was planned for; build the component."""
         if not self.path:
             raise PlanError(
                 "planned to swap the model itself, which cannot be done in place. Wrap it in nn.Sequential."
@@ -161,6 +161,10 @@ class SwapModule(Edit, verb="swap"):
         like = next(module.parameters(), None)
         if like is not None:
             layer.to(like.device, like.dtype)
+        try:
+            layer.take_over(module)
+        except ValueError as error:
+            raise PlanError(f"planned for {self.site!r} {error}. Plan again on this model.") from error
         return lambda: swap_(model, self.path, layer.train(module.training))
 
     def to_json(self) -> dict[str, Any]:

@@ -1,0 +1,148 @@
+"""The inference form of a banded pointwise convolution: a few dense products, each over the channels that keep as much."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from spectrim.nn.blockwise import Geometry, covered
+from spectrim.nn.component import Layer, Spec
+from spectrim.transforms.scans import block_basis
+
+
+class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
+    """A pointwise convolution of the first coefficients of its input, as dense matrix products.
+
+    The input channels are sorted by how much they keep, most first. Those that keep equally much are a group; group *j* of channels
+    :math:`g_j` that keep :math:`K_j` coefficients adds
+
+    .. math::
+
+        \\hat Y_{:K_j} \\mathrel{+}= \\hat X_{:K_j, g_j} W_{:, g_j}^T
+
+    with the coefficients in the order *frequency, block, channel*, so that every factor is a dense matrix, the weight is read once, and
+    what a group adds to is the front of the sum. Nothing is gathered, scattered or masked on the way but the input channels, once.
+
+    Args:
+        geometry: Sizes, block, order, stride, bias.
+        groups: Number of channels and kept coefficients of each group, most kept first.
+
+    Raises:
+        ValueError: The groups do not fit the sizes.
+
+    >>> layer = GroupedBandsConv2d(Geometry(3, 4, (2, 2)), [(1, 4), (2, 1)])
+    >>> layer(torch.zeros(1, 3, 6, 6)).shape
+    torch.Size([1, 4, 6, 6])
+    """
+
+    source: Int[Tensor, "in"]
+    basis: Float[Tensor, "frequency pixel"]
+
+    def __init__(self, geometry: Geometry, groups: list[tuple[int, int]]) -> None:
+        super().__init__()
+        counts = [kept for _, kept in groups]
+        whole = all(type(number) is int and number >= 1 for group in groups for number in group)
+        if not groups or not whole or sum(size for size, _ in groups) != geometry.in_channels:
+            raise ValueError(f"groups must hold {geometry.in_channels} channels in all, got {groups!r}.")
+        if counts != sorted(counts, reverse=True) or counts[0] > geometry.frequencies:
+            raise ValueError(
+                f"groups must keep at most {geometry.frequencies}, fewer from each to the next, got {counts}."
+            )
+        self.geometry = geometry
+        self.groups = groups
+        self.weight = nn.Parameter(torch.zeros(geometry.in_channels, geometry.out_channels))
+        self.bias = nn.Parameter(torch.zeros(geometry.out_channels)) if geometry.bias else None
+        self.register_buffer("source", torch.arange(geometry.in_channels, dtype=torch.int32))
+        self.register_buffer("basis", self._basis().float(), persistent=False)
+
+    @classmethod
+    def of(
+        cls, geometry: Geometry, weight: Float[Tensor, "out in 1 1"], bias: Tensor | None, kept: Int[Tensor, "in"]
+    ) -> Self:
+        """The form that computes what the convolution with these tensors does, where each channel keeps ``kept``.
+
+        Args:
+            geometry: Of the convolution.
+            weight, bias: Of the convolution.
+            kept: How many coefficients each input channel keeps.
+        """
+        source = kept.argsort(descending=True, stable=True)
+        counts, sizes = torch.unique(kept, return_counts=True)
+        layer = cls(geometry, [*zip(sizes.flip(0).tolist(), counts.flip(0).tolist(), strict=True)])
+        layer.to(weight.device, weight.dtype)
+        with torch.no_grad():
+            layer.source.copy_(source)
+            layer.weight.copy_(weight[:, source, 0, 0].T)
+            if layer.bias is not None and bias is not None:
+                layer.bias.copy_(bias)
+        return layer
+
+    def forward(self, x: Float[Tensor, "batch in height width"]) -> Float[Tensor, "batch out above across"]:
+        """Maps of any size; ``above`` and ``across`` are those of the convolution."""
+        if x.ndim == 3:
+            return self.forward(x[None])[0]
+        x = self.geometry.strided(x)
+        height, width = x.shape[-2:]
+        (tall, wide), frequencies = self.geometry.block, self.geometry.frequencies
+        x = covered(x, self.geometry.block)
+        n, c, high, broad = x.shape
+        down, across = high // tall, broad // wide
+        rows = n * down * across
+        # (pixel of the block, block, channel): one copy, which also puts the channels in order
+        pixels = x.reshape(n, c, down, tall, across, wide).permute(3, 5, 0, 2, 4, 1)
+        pixels = pixels.index_select(5, self.source).reshape(frequencies, rows, c)
+        top = self.groups[0][1]
+        total: Tensor | None = None
+        start = 0
+        for size, kept in self.groups:
+            columns = slice(start, start + size)
+            spectrum = self.basis[:kept] @ pixels[:, :, columns].reshape(frequencies, rows * size).to(self.basis.dtype)
+            part = spectrum.to(x.dtype).reshape(kept * rows, size) @ self.weight[columns]
+            total = part if total is None else torch.cat([total[: kept * rows] + part, total[kept * rows :]])
+            start += size
+        assert total is not None  # noqa: S101 - there is at least one group
+        spread = self.basis[:top].T @ total.reshape(top, -1).to(self.basis.dtype)
+        y = spread.to(x.dtype).reshape(tall, wide, n, down, across, -1)
+        if self.bias is not None:
+            y = y + self.bias
+        return y.permute(2, 5, 3, 0, 4, 1).reshape(n, -1, high, broad)[..., :height, :width]
+
+    def finalized(self) -> nn.Module:
+        """Itself: this is an inference form."""
+        return self
+
+    def spec(self) -> Spec:
+        """Sizes, block, order and groups."""
+        return self.geometry.to_json() | {"groups": [list(group) for group in self.groups]}
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> Self:
+        """An empty layer of the given sizes."""
+        groups = spec.get("groups")
+        if not isinstance(groups, list) or not all(isinstance(each, list) and len(each) == 2 for each in groups):
+            raise ValueError(f"groups must be a list of pairs, got {groups!r}.")
+        geometry = Geometry.from_json({name: value for name, value in spec.items() if name != "groups"})
+        return cls(geometry, [(each[0], each[1]) for each in groups])
+
+    @classmethod
+    def summary(cls, spec: Mapping[str, Any]) -> str:
+        """How many products there are, and what they keep."""
+        total = sum(size * kept for size, kept in spec["groups"])
+        share = f"{total / spec['in'] / (spec['block'][0] * spec['block'][1]):.1%}".replace("%", " %")
+        return f"{len(spec['groups'])} dense products over {share} of the coefficients"
+
+    def extra_repr(self) -> str:
+        """Sizes for ``print(model)``."""
+        return f"{self.geometry.in_channels}, {self.geometry.out_channels}, block={self.geometry.block}, groups={self.groups}"
+
+    def _basis(self) -> Float[Tensor, "frequency pixel"]:
+        return block_basis(self.geometry.block, self.geometry.positions[: self.groups[0][1]])
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        # .half() must not round the transform: the basis is laid where it belongs anew.
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        dtype = torch.promote_types(self.basis.dtype, torch.float32)
+        self.basis = self._basis().to(self.basis.device, dtype)
+        return self

@@ -1,0 +1,143 @@
+"""Maps as rows of blocks and back, and the sizes that a convolution over them has."""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from spectrim.nn.component import Spec
+from spectrim.transforms.scans import SCANS, Scan, scan
+
+MAX_FREQUENCIES = 1024
+"""Most coefficients of a block: its transform is one matrix with as many rows and columns."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What a pointwise convolution over the spectra of blocks is, apart from its numbers.
+
+    Args:
+        in_channels, out_channels: As of the convolution.
+        block: Height and width of a block.
+        order: In which frequencies are kept: a name, or their positions in C order.
+        stride: Of the convolution.
+        bias: Whether there is one.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    in_channels: int
+    out_channels: int
+    block: tuple[int, int]
+    order: str | Sequence[int] = "zigzag"
+    stride: tuple[int, int] = (1, 1)
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        pair("block", self.block)
+        pair("stride", self.stride)
+        if self.frequencies > MAX_FREQUENCIES:
+            raise ValueError(f"a block has at most {MAX_FREQUENCIES} coefficients, got {self.block}.")
+        for name, count in (("in", self.in_channels), ("out", self.out_channels)):
+            if type(count) is not int or count < 1:
+                raise ValueError(f"{name} must be a positive whole number, got {count!r}.")
+        if isinstance(self.order, str):
+            if self.order not in SCANS:
+                raise ValueError(f"order must be one of {', '.join(SCANS)}, or positions, got {self.order!r}.")
+        elif not all(type(each) is int for each in self.order) or sorted(self.order) != list(range(self.frequencies)):
+            raise ValueError(f"order must hold each of the numbers below {self.frequencies} once, got {self.order!r}.")
+        if type(self.bias) is not bool:
+            raise ValueError(f"bias must be true or false, got {self.bias!r}.")
+
+    @property
+    def frequencies(self) -> int:
+        """Coefficients of a block."""
+        return math.prod(self.block)
+
+    @functools.cached_property
+    def positions(self) -> list[int]:
+        """The order as positions."""
+        if isinstance(self.order, str):
+            order: Scan = "zigzag" if self.order == "zigzag" else "radial" if self.order == "radial" else "square"
+            return scan(self.block[0], self.block[1], order)
+        return list(self.order)
+
+    def strided(self, x: Tensor) -> Tensor:
+        """What the stride leaves of a map."""
+        return x if self.stride == (1, 1) else x[..., :: self.stride[0], :: self.stride[1]]
+
+    def to_json(self) -> Spec:
+        """As it stands in plans and files; what is the default is left out."""
+        spec: Spec = {"in": self.in_channels, "out": self.out_channels, "block": list(self.block), "bias": self.bias}
+        if self.order != "zigzag":
+            spec["order"] = self.order if isinstance(self.order, str) else list(self.order)
+        if self.stride != (1, 1):
+            spec["stride"] = list(self.stride)
+        return spec
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """Read :meth:`to_json`; nothing in it is trusted.
+
+        Raises:
+            ValueError: It is not that.
+        """
+        needed, known = {"in", "out", "block", "bias"}, {"in", "out", "block", "bias", "order", "stride"}
+        if not needed <= fields.keys() <= known:
+            raise ValueError(f"a banded convolution needs {sorted(needed)}, got {sorted(fields)}.")
+        order, block, stride = fields.get("order", "zigzag"), fields["block"], fields.get("stride", [1, 1])
+        if not isinstance(order, str | list) or not isinstance(block, list) or not isinstance(stride, list):
+            raise ValueError(  # noqa: TRY004 - a wrong type in a file is a wrong value
+                f"block, order and stride must be lists, got {block!r}, {order!r} and {stride!r}."
+            )
+        return cls(fields["in"], fields["out"], pair("block", block), order, pair("stride", stride), fields["bias"])
+
+
+def pair(name: str, sides: Sequence[int]) -> tuple[int, int]:
+    """Two sides as they are.
+
+    Raises:
+        ValueError: They are not two positive whole numbers.
+
+    >>> pair("block", [7, 7])
+    (7, 7)
+    """
+    if len(sides) != 2 or not all(type(side) is int and 1 <= side <= MAX_FREQUENCIES for side in sides):
+        raise ValueError(f"{name} must be two whole numbers from 1 to {MAX_FREQUENCIES}, got {list(sides)!r}.")
+    return sides[0], sides[1]
+
+
+def covered(x: Float[Tensor, "batch channel height width"], block: Sequence[int]) -> Tensor:
+    """A map continued by its last row and column until the block divides it."""
+    below, right = (-side % step for side, step in zip(x.shape[-2:], block, strict=True))
+    return F.pad(x, (0, right, 0, below), mode="replicate") if below or right else x
+
+
+def to_blocks(x: Float[Tensor, "batch channel height width"], block: Sequence[int]) -> Tensor:
+    """A map cut into blocks: batch, channel, block, pixel.
+
+    >>> import torch
+    >>> to_blocks(torch.arange(8.0).reshape(1, 1, 2, 4), (2, 2))
+    tensor([[[[0., 1., 4., 5.],
+              [2., 3., 6., 7.]]]])
+    """
+    n, c, height, width = x.shape
+    tall, wide = block
+    cut = x.reshape(n, c, height // tall, tall, width // wide, wide).transpose(3, 4)
+    return cut.reshape(n, c, (height // tall) * (width // wide), tall * wide)
+
+
+def from_blocks(
+    blocks: Float[Tensor, "batch channel block pixel"], block: Sequence[int], size: Sequence[int]
+) -> Tensor:
+    """The map of some size that :func:`to_blocks` cut."""
+    n, c = blocks.shape[:2]
+    (height, width), (tall, wide) = size, block
+    cut = blocks.reshape(n, c, height // tall, width // wide, tall, wide).transpose(3, 4)
+    return cut.reshape(n, c, height, width)
