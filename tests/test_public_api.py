@@ -19,6 +19,7 @@ PUBLIC = [
     "OrderError",
     "Plan",
     "PlanError",
+    "PointwisePruning",
     "SiteError",
     "SpectrimError",
     "UnsupportedError",

@@ -12,7 +12,7 @@ from spectrim.calibration import Calibration
 from spectrim.errors import SiteError
 from spectrim.measure.choice import faster, inputs_of
 from spectrim.methods.method import Method
-from spectrim.nn.component import Component, Layer, components
+from spectrim.nn.component import KINDS, Component, Layer, components
 from spectrim.report.inspection import Inspection, inspect_model, inspect_parts
 from spectrim.surgery.edits import plain_parameter, replace_module_, replace_tensor_
 from spectrim.surgery.plan import Plan
@@ -77,7 +77,7 @@ def penalty(model: nn.Module) -> Tensor:
     >>> penalty(nn.Linear(2, 2))
     tensor(0.)
     """
-    terms = [cls.penalty_together(members) for cls, members in _by_class(model).items()]
+    terms = [KINDS[kind].penalty_together(members) for kind, members in _by_kind(model).items()]
     if known := [term for term in terms if term is not None]:
         return torch.stack([term.to(known[0]) for term in known]).sum()
     parameter = next(model.parameters(), None)
@@ -104,14 +104,15 @@ def anneal_(model: nn.Module, progress: float) -> None:
     """
     if not 0 <= progress <= 1:
         raise ValueError(f"progress must lie in [0, 1], got {progress}. Pass (step + 1) / total_steps.")
-    for cls, members in _by_class(model).items():
-        cls.anneal_together_(members, float(progress))
+    for kind, members in _by_kind(model).items():
+        KINDS[kind].anneal_together_(members, float(progress))
 
 
-def _by_class(model: nn.Module) -> dict[type[Component], list[Component]]:
-    found: dict[type[Component], list[Component]] = {}
+def _by_kind(model: nn.Module) -> dict[str, list[Component]]:
+    """The components by kind; not by class, because one whose weight is coded has a class of its own."""
+    found: dict[str, list[Component]] = {}
     for _, component in components(model):
-        found.setdefault(type(component), []).append(component)
+        found.setdefault(component.kind, []).append(component)
     return found
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from spectrim import CFDP, FrequencyRegularization
+from spectrim import CFDP, FrequencyRegularization, PointwisePruning
 from spectrim.methods import Method
 
 
@@ -29,14 +30,38 @@ class Residual(nn.Module):
 
 @dataclass(frozen=True)
 class Case:
-    """A method at work: ``method`` drops most, ``lossless`` drops nothing; ``codes`` tells whether tensors become codes."""
+    """A method at work: ``method`` drops most, ``lossless`` drops nothing.
+
+    ``touches`` is the coarsest thing that it edits: channels, modules or tensors. ``misfit`` makes a model that its plan does
+    not fit, and says how that is refused.
+    """
 
     name: str
     method: Method
     lossless: Method
     build: Callable[[], nn.Module] = Residual
     input_shape: tuple[int, ...] = (4, 3, 12, 12)
-    codes: bool = True
+    touches: Literal["channels", "modules", "tensors"] = "tensors"
+    misfit: tuple[str, Callable[[], nn.Module], str] = (
+        "fc",
+        lambda: nn.Linear(16, 5),
+        r"planned for 'fc\.weight' of shape \(10, 16\), found \(5, 16\)",
+    )
+
+    @property
+    def codes(self) -> bool:
+        """Whether tensors become codes."""
+        return self.touches == "tensors"
+
+    @property
+    def swaps(self) -> bool:
+        """Whether modules are replaced, so that what is finalized has other tensors."""
+        return self.touches == "modules"
+
+    def may_precede(self, other: "Case") -> bool:
+        """Coarse before fine, and only channels can be cut again."""
+        order = ("channels", "modules", "tensors")
+        return self.touches == "channels" or order.index(self.touches) < order.index(other.touches)
 
     @property
     def calibration(self) -> list[Tensor]:
@@ -56,12 +81,31 @@ class Case:
         return torch.randn(self.input_shape, generator=torch.Generator().manual_seed(3))
 
 
+SMALLER_MIX = (
+    "mix",
+    lambda: nn.Conv2d(16, 8, 1),
+    r"planned for 'mix' with a weight of shape \(16, 16, 1, 1\), found \(8, 16, 1, 1\)",
+)
 CASES = [
-    Case("cfdp", CFDP(keep=0.3), CFDP(keep=1.0), codes=False),
+    Case("cfdp", CFDP(keep=0.3), CFDP(keep=1.0), touches="channels"),
     Case("frequency regularization", FrequencyRegularization(keep=0.1), FrequencyRegularization(keep=1.0)),
     Case(
         "frequency regularization, official",
         FrequencyRegularization(keep=0.1, floor=20, compat="fr2023", decay=0.01),
         FrequencyRegularization(keep=1.0, order="linf", norm="backward"),
+    ),
+    Case(
+        "pointwise pruning",
+        PointwisePruning(keep=0.4, everywhere=True),
+        PointwisePruning(keep=1.0, everywhere=True),
+        touches="modules",
+        misfit=SMALLER_MIX,
+    ),
+    Case(
+        "pointwise pruning, learned",
+        PointwisePruning(keep=0.4, block=4, order="energy", everywhere=True, learn=True, rounds=2),
+        PointwisePruning(keep=1.0, everywhere=True, learn=True, strength=0.0),
+        touches="modules",
+        misfit=SMALLER_MIX,
     ),
 ]

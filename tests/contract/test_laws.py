@@ -68,9 +68,10 @@ def test_law_2_planning_changes_nothing_and_a_plan_survives_json(case):
 def test_law_3_a_plan_for_another_model_leaves_this_one_as_it_was(case):
     plan = st.plan(case.model(), case.method, calibration=case.calibration)
     smaller = case.model()
-    smaller.fc = nn.Linear(16, 5)
+    name, other, message = case.misfit
+    smaller.set_submodule(name, other())
     before = state(smaller)
-    with pytest.raises(st.PlanError, match=r"planned for 'fc\.weight' of shape \(10, 16\), found \(5, 16\)"):
+    with pytest.raises(st.PlanError, match=message):
         plan.apply_(smaller)
     assert_same_state(before, state(smaller))
     assert coded(smaller) == []
@@ -169,7 +170,8 @@ def test_law_7_finalizing_a_copy_leaves_the_source_alone(case):
     assert bool(coded(model)) == case.codes
     assert coded(copied) == []
     assert type(copied) is type(case.model())
-    assert list(copied.state_dict()) == list(case.model().state_dict())
+    if not case.swaps:
+        assert list(copied.state_dict()) == list(case.model().state_dict())
 
 
 @pytest.mark.parametrize("decode", [True, False])
@@ -217,12 +219,12 @@ def test_law_11_each_ordered_pair_works_or_is_refused(case):
     for other in CASES:
         model = compressed(case)
         expected = model(case.batch())
-        if not case.codes:
+        if case.may_precede(other):
             assert (
                 st.compress_(model, other.method, calibration=other.calibration)(case.batch()).shape == expected.shape
             )
             continue
-        with pytest.raises(st.OrderError, match="already coded"):
+        with pytest.raises(st.OrderError, match=r"already (coded|swapped)"):
             st.compress_(model, other.method, calibration=other.calibration)
         torch.testing.assert_close(model(case.batch()), expected, atol=0, rtol=0)
 

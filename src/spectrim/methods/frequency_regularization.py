@@ -13,6 +13,7 @@ from spectrim.calibration import Calibration
 from spectrim.errors import OrderError
 from spectrim.methods.method import Method
 from spectrim.nn.component import Spec
+from spectrim.nn.pointwise import BandedPointwiseConv2d
 from spectrim.nn.spectral import SpectralCodec
 from spectrim.surgery import sites
 from spectrim.surgery.edits import ParametrizeTensor
@@ -23,7 +24,7 @@ from spectrim.transforms.ordering import ORDERS, Order, box_sides
 from spectrim.truncation import CURVES, Curve, Truncation, official_truncation, target_count
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Linear, nn.Bilinear)
+_WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Linear, nn.Bilinear, BandedPointwiseConv2d)
 _LONGEST = 16_384  # a basis with as many frequencies takes 1 GB
 _PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 

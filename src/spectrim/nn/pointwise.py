@@ -80,11 +80,9 @@ class BandedPointwiseConv2d(Layer, kind="banded-pointwise"):
             raise ValueError(
                 f"kept must be {in_channels} whole numbers in [1, {frequencies}], one for each input channel, got {kept!r}."
             )
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 1, 1))
-        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        if self.bias is not None:
-            nn.init.uniform_(self.bias, -1 / math.sqrt(in_channels), 1 / math.sqrt(in_channels))
+        # Empty: the numbers are those of the convolution that it replaces, and nothing random is drawn.
+        self.weight = nn.Parameter(torch.zeros(out_channels, in_channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         # As the narrowest integers that hold them: they lie in every file of such a network.
         self.register_buffer("kept", torch.tensor(counts, dtype=torch.int16))
         self.register_buffer(
@@ -202,7 +200,8 @@ class BandedPointwiseConv2d(Layer, kind="banded-pointwise"):
         """Dense products over few groups of channels; the plain convolution where nothing is cut."""
         kept = self.kept.long().clamp(1, self.geometry.frequencies)
         if bool((kept == self.geometry.frequencies).all()):
-            plain = nn.Conv2d(
+            plain: nn.Conv2d = nn.utils.skip_init(  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+                nn.Conv2d,
                 self.geometry.in_channels,
                 self.geometry.out_channels,
                 1,

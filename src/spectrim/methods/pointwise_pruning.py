@@ -1,0 +1,381 @@
+"""Dense pruning of pointwise convolutions: each input channel keeps its low frequencies, and the products stay dense."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from spectrim.budget import Budget, Target
+from spectrim.calibration import Calibration, images_of
+from spectrim.errors import OrderError
+from spectrim.measure.compute import macs
+from spectrim.methods.method import Method
+from spectrim.methods.spectra import Block, Reading, order_of, read_spectra
+from spectrim.nn.band_groups import GroupedBandsConv2d
+from spectrim.nn.component import Spec
+from spectrim.nn.learning import Learning
+from spectrim.nn.pointwise import BandedPointwiseConv2d
+from spectrim.surgery import sites
+from spectrim.surgery.edits import SwapModule
+from spectrim.surgery.plan import Plan, Skipped
+from spectrim.surgery.sites import Site, Where
+from spectrim.transforms.bands import rounded_up
+from spectrim.transforms.scans import SCANS
+
+_SWAPPED = (BandedPointwiseConv2d, GroupedBandsConv2d)
+_BISECTIONS = 60
+_EPSILONS = (1e-12, 1e6)
+"""Shares of a channel's mean energy between which the one that meets a budget is looked for."""
+_NOTHING = -1.0
+"""The ε that cuts nothing, not even what was zero in all images."""
+
+
+@dataclass(frozen=True)
+class PointwisePruning(Method, name="pointwise-pruning"):
+    """Every 1x1 convolution sees only the low frequencies of its input, as many in each channel as that channel is worth.
+
+    The maps are cut into blocks and each block into cosines. Which frequencies of a channel a convolution can do without is decided by the
+    error that its output would have: for every channel the shortest band whose rest holds no more than ε of the mean energy of the layer's
+    channels, each weighted by the weights that read it, with one ε for all layers, found by bisection. Nothing has to be
+    trained. With ``learn`` these bands are only the start, and training moves them.
+
+    Args:
+        keep: Fraction of the multiplications of the convolutions that are cut which stays, in (0, 1], transforms not counted; or one
+            per glob, first match wins (layers that match none stay whole).
+        target: Instead of ``keep``, ``"macs:0.7"``: what the whole network may multiply, transforms included, relative to the dense
+            one; or a number of multiply-accumulates for one image.
+        block: Side of the blocks: a number, ``auto`` (the largest up to 8 that divides the map) or ``map`` (one block, the whole map).
+        order: In which frequencies are kept: ``zigzag``, ``radial``, ``square``, or ``energy`` (by what each layer reads).
+        levels: Most different bands in a layer; each is one dense product when the network is finalized.
+        everywhere: Cut also where transforms are counted to cost more multiplications than the cut saves.
+        learn: Whether the bands are learned from there on; see :class:`spectrim.nn.Learning` for how.
+        strength: With ``learn``, factor of the penalty (λ): on what is kept above ``keep``; where ``keep`` is 1, on all that is kept.
+        rounds: With ``learn``, how often bands and weights train in turn; 0 trains them together.
+        weigh: With ``learn``, what a kept coefficient costs: ``macs``, the multiplications that read it, or ``count``, the same everywhere.
+
+    Raises:
+        ValueError: A hyper-parameter is out of range.
+
+    References:
+        Buckler, Adit, Hu, Zhang, Sampson 2021, "Dense Pruning of Pointwise Convolutions in the Frequency Domain",
+        arXiv 2109.07707.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 128, 1))
+    >>> images = torch.rand(4, 3, 18, 18, generator=torch.Generator().manual_seed(0))
+    >>> print(PointwisePruning(keep=0.25).plan(net, calibration=images))
+    PointwisePruning(keep=0.25) on Sequential: 1 edit, 10,112 → 10,112 parameters
+      2  keep ... % of the coefficients of 8 x 8 blocks, ... to ... in a channel: 2,097,152 → ... multiplications, and ... to transform
+    """
+
+    keep: float | Mapping[str, float] = 0.5
+    target: str | None = None
+    block: Block = "auto"
+    order: str = "zigzag"
+    levels: int = 4
+    everywhere: bool = False
+    learn: bool = False
+    strength: float = 1.0
+    rounds: int = 4
+    weigh: Literal["macs", "count"] = "macs"
+
+    def __post_init__(self) -> None:
+        for keep in self.keep.values() if isinstance(self.keep, Mapping) else (self.keep,):
+            if isinstance(keep, bool) or not isinstance(keep, int | float):
+                raise TypeError(f"keep must be a number in (0, 1] or a mapping from glob to number, got {keep!r}.")
+            if not 0 < keep <= 1:
+                hint = f" For {keep:g} percent, pass keep={keep / 100:g}." if 1 < keep <= 100 else ""
+                raise ValueError(f"keep must lie in (0, 1], got {keep:g}.{hint}")
+        if self.target is not None:
+            Target.parse(self.target, ("macs",))
+        if self.block not in ("auto", "map") and (type(self.block) is not int or self.block < 1):
+            raise ValueError(f"block must be 'auto', 'map' or a positive whole number, got {self.block!r}.")
+        if self.order not in (*SCANS, "energy"):
+            raise ValueError(f"order must be one of {', '.join((*SCANS, 'energy'))}, got {self.order!r}.")
+        if type(self.levels) is not int or self.levels < 1:
+            raise ValueError(f"levels must be a whole number of at least 1, got {self.levels!r}.")
+        if self.weigh not in ("macs", "count"):
+            raise ValueError(f"weigh must be 'macs' or 'count', got {self.weigh!r}.")
+        if self.learn and isinstance(self.keep, Mapping):
+            raise ValueError(
+                "bands are learned towards one keep for all layers together, got a mapping. Pass a number."
+            )
+        Learning(cost=0, strength=self.strength, rounds=self.rounds)  # which checks the two
+
+    def __repr__(self) -> str:
+        """As it would be written: only what differs from the defaults, and ``keep`` or ``target``."""
+        fields = {name: value for name, value in vars(self).items() if value != getattr(type(self), name)}
+        if self.target is None:
+            fields = {"keep": self.keep} | fields
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
+
+    def plan(self, model: nn.Module, *, where: Where = None, calibration: Calibration = None) -> Plan:
+        """One edit per convolution; see :meth:`Method.plan`.
+
+        Args:
+            model: To prune.
+            where: Which 1x1 convolutions.
+            calibration: Batches of images, or one tensor of them; of a batch that is a tuple the first entry is taken. A few hundred
+                images of the training set are enough.
+
+        Raises:
+            SiteError: ``where`` matches nothing.
+            OrderError: The model already carries codes, or the convolutions asked for are already swapped.
+            ValueError: There is no calibration, or the budget cannot be reached.
+            DataError: The calibration is empty, holds NaN, or does not go through the model.
+        """
+        candidates = _candidates(model)
+        chosen = sites.selected(candidates, where, model=model) if candidates else set()
+        _check_order(model, candidates, chosen)
+        batches = images_of(calibration, model, who="PointwisePruning")
+        first = next(batches)
+        skipped = {site.path: _reason(site, chosen=site.name in chosen) for site in candidates}
+        convolutions = {site.path: site.module for site in candidates if not skipped[site.path]}
+        readings = read_spectra(
+            model,
+            {path: conv for path, conv in convolutions.items() if isinstance(conv, nn.Conv2d)},
+            _again(first, batches),
+            self.block,
+        )
+        layers: dict[str, _Cuttable] = {}
+        for site in candidates:
+            path = site.path
+            if skipped[path]:
+                continue
+            reading = readings.get(path)
+            if reading is None:
+                skipped[path] = "is not called as a layer"
+            elif reading.reason:
+                skipped[path] = reading.reason
+            elif sites.per_site(self.keep, site) is None:
+                skipped[path] = "no pattern of keep matches"
+            else:
+                layers[path] = _Cuttable.of(convolutions[path], reading, self.order, self.levels)
+        keeps = {path: sites.per_site(self.keep, _site(model, path)) or 1.0 for path in layers}
+        budget = None
+        if self.target is None:
+            bands = self._kept(layers, keeps)
+        else:
+            dense = macs(model, first[:1])
+            bands, left = self._within(layers, dense)
+            budget = Budget(target=str(Target.parse(self.target, ("macs",))), dense=dense, left=left)
+        for path in layers.keys() - bands.keys():
+            skipped[path] = "transforms would cost more multiplications than the cut saves"
+        edits = tuple(SwapModule(path, BandedPointwiseConv2d.kind, self._spec(path, layers, bands)) for path in bands)
+        rows = tuple(Skipped(path, reason) for path, reason in skipped.items() if reason)
+        before = sum(p.numel() for p in model.parameters())
+        more = sum(layers[path].channels for path in bands) if self.learn else 0
+        return Plan(repr(self), type(model).__name__, edits, rows, before, before + more, budget)
+
+    def _kept(self, layers: Mapping[str, "_Cuttable"], keeps: Mapping[str, float]) -> dict[str, Tensor]:
+        """The bands that keep what was asked for, of the layers where that pays; those of one ``keep`` have one ε."""
+        bands: dict[str, Tensor] = {}
+        for keep in dict.fromkeys(keeps.values()):
+            cut = {path: layer for path, layer in layers.items() if keeps[path] == keep}
+            found = _bands(cut, _epsilon_for(cut, keep))
+            while losing := {path for path in cut if not (self.everywhere or cut[path].pays(found[path]))}:
+                cut = {path: layer for path, layer in cut.items() if path not in losing}
+                found = _bands(cut, _epsilon_for(cut, keep))
+            bands |= found
+        return {path: bands[path] for path in layers if path in bands}
+
+    def _within(self, layers: Mapping[str, "_Cuttable"], dense: int) -> tuple[dict[str, Tensor], int]:
+        """The bands with which the whole network multiplies at most what was asked for, and what it multiplies then."""
+        target = Target.parse(self.target, ("macs",))
+
+        def at(epsilon: float) -> tuple[dict[str, Tensor], int]:
+            found = _bands(layers, epsilon)
+            bands = {path: each for path, each in found.items() if self.everywhere or layers[path].pays(each)}
+            saved = sum(layers[path].dense - sum(layers[path].multiplications(each)) for path, each in bands.items())
+            return bands, dense - saved
+
+        if at(_NOTHING)[1] <= target.limit(dense):
+            return at(_NOTHING)
+        return at(
+            _epsilon(
+                lambda each: at(each)[1] <= target.limit(dense),
+                f"target={self.target!r}",
+                lambda: at(_EPSILONS[1])[1] / dense,
+            )
+        )
+
+    def _spec(self, path: str, layers: Mapping[str, "_Cuttable"], bands: Mapping[str, Tensor]) -> Spec:
+        layer = layers[path]
+        spec: Spec = {
+            "in": layer.channels,
+            "out": layer.outputs,
+            "block": list(layer.block),
+            "bias": layer.bias,
+            "kept": bands[path].tolist(),
+            "macs": [layer.dense, *layer.multiplications(bands[path])],
+        }
+        if self.order != "zigzag":
+            spec["order"] = [*layer.order] if self.order == "energy" else self.order
+        if layer.stride != (1, 1):
+            spec["stride"] = list(layer.stride)
+        if self.learn:
+            together = {name: layers[name].cost * layers[name].channels for name in bands}
+            costs = layer.cost / sum(together.values())
+            if self.weigh == "count":
+                costs = 1 / sum(layers[name].channels for name in bands)
+            keep = self._to(layers, bands)
+            learning = Learning(
+                cost=costs, keep=keep, strength=float(self.strength), rounds=self.rounds, levels=self.levels
+            )
+            spec["learning"] = learning.to_json()
+        return spec
+
+    def _to(self, layers: Mapping[str, "_Cuttable"], bands: Mapping[str, Tensor]) -> float | None:
+        """The share of the costs that learning has to come back to; None where nothing was asked for."""
+        if self.target is None and self.keep == 1:
+            return None
+        if self.target is None and self.weigh == "macs" and isinstance(self.keep, int | float):
+            return float(self.keep)
+        weights = {path: layers[path].cost if self.weigh == "macs" else 1.0 for path in bands}
+        kept = sum(float(bands[path].sum()) / layers[path].frequencies * weight for path, weight in weights.items())
+        return kept / sum(layers[path].channels * weight for path, weight in weights.items())
+
+
+@dataclass(frozen=True)
+class _Cuttable:
+    """A convolution that can be cut: its sizes, and the error that its output has without each coefficient."""
+
+    channels: int
+    outputs: int
+    bias: bool
+    stride: tuple[int, int]
+    block: tuple[int, int]
+    size: tuple[int, int]
+    calls: int
+    order: list[int]
+    levels: int
+    rest: Float[Tensor, "in frequency"]
+
+    @classmethod
+    def of(cls, conv: nn.Module, reading: Reading, order: str, levels: int) -> "_Cuttable":
+        assert isinstance(conv, nn.Conv2d)  # noqa: S101 - it was read
+        assert reading.energy is not None  # noqa: S101 - there is no reason against it
+        positions = order_of(reading, order)
+        weights = conv.weight.detach()[:, :, 0, 0].double().square().sum(0).cpu()
+        error = reading.energy[:, positions] * weights[:, None]
+        rest = error.flip(1).cumsum(1).flip(1) / error.sum(1).mean().clamp(min=torch.finfo(error.dtype).tiny)
+        stride = (conv.stride[0], conv.stride[1])
+        return cls(conv.in_channels, conv.out_channels, conv.bias is not None, stride, reading.block, reading.size,
+                   reading.calls, positions, levels, rest)  # fmt: skip
+
+    @property
+    def frequencies(self) -> int:
+        return math.prod(self.block)
+
+    @property
+    def cost(self) -> int:
+        """Multiplications that read one channel, for one image."""
+        return self.outputs * math.prod(self.size) * self.calls
+
+    @property
+    def dense(self) -> int:
+        return self.cost * self.channels
+
+    def bands(self, epsilon: float) -> Int[Tensor, "in"]:
+        """The shortest bands behind which no channel has more than ε of the mean energy of a channel."""
+        return rounded_up((self.rest > epsilon).sum(1).clamp(min=1), self.levels)
+
+    def multiplications(self, bands: Tensor) -> tuple[int, int]:
+        """Of the products, and of the transforms: by rows and columns, or coefficient by coefficient where that is less."""
+        positions = math.prod(-(-side // step) * step for side, step in zip(self.size, self.block, strict=True))
+        there = int(bands.clamp(max=sum(self.block)).sum())
+        back = min(int(bands.max()), sum(self.block)) * self.outputs
+        products = positions * int(bands.sum()) * self.outputs // self.frequencies
+        return products * self.calls, positions * (there + back) * self.calls
+
+    def pays(self, bands: Tensor) -> bool:
+        return sum(self.multiplications(bands)) < self.dense
+
+
+def _bands(layers: Mapping[str, _Cuttable], epsilon: float) -> dict[str, Tensor]:
+    return {path: layer.bands(epsilon) for path, layer in layers.items()}
+
+
+def _share(layers: Mapping[str, _Cuttable], epsilon: float) -> float:
+    """The fraction of the multiplications that stays, transforms not counted."""
+    bands = _bands(layers, epsilon)
+    kept = sum(layer.cost * float(bands[path].sum()) / layer.frequencies for path, layer in layers.items())
+    return kept / sum(layer.dense for layer in layers.values())
+
+
+def _epsilon_for(layers: Mapping[str, _Cuttable], keep: float) -> float:
+    """The ε with which some layers together keep so much."""
+    if keep == 1 or not layers:
+        return _NOTHING
+    return _epsilon(lambda each: _share(layers, each) <= keep, f"keep={keep:g}", lambda: _share(layers, _EPSILONS[1]))
+
+
+def _epsilon(met: Callable[[float], bool], asked: str, least: Callable[[], float]) -> float:
+    """The smallest ε with which a budget is met, by bisection of its logarithm."""
+    low, high = (math.log(each) for each in _EPSILONS)
+    if not met(math.exp(high)):
+        raise ValueError(
+            f"{asked} cannot be reached: with one coefficient in every block {least():.3g} is left. Ask for more."
+        )
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if met(math.exp(middle)) else (middle, high)
+    return math.exp(high)
+
+
+def _candidates(model: nn.Module) -> list[Site]:
+    """Every 1x1 convolution, those that are already swapped included."""
+    return [
+        Site(path, "weight", module)
+        for path, module in sites.walk(model)
+        if isinstance(module, _SWAPPED) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
+    ]
+
+
+def _site(model: nn.Module, path: str) -> Site:
+    return Site(path, "weight", model.get_submodule(path))
+
+
+def _check_order(model: nn.Module, candidates: Sequence[Site], chosen: set[str]) -> None:
+    if codes := sites.coded(model):
+        raise OrderError(
+            f"PointwisePruning swaps convolutions, but {len(codes)} tensors are already coded (first: {codes[0].site!r}, "
+            f"{codes[0].codec.kind}). Swap first and code last, or decode with spectrim.finalize_(model)."
+        )
+    there = [site for site in candidates if isinstance(site.module, _SWAPPED)]
+    if again := [site.path for site in there if site.name in chosen]:
+        raise OrderError(
+            f"PointwisePruning swaps convolutions, but {len(again)} of those asked for are already swapped (first: "
+            f"{again[0]!r}). Name others with where, or start from the dense network."
+        )
+
+
+def _reason(site: Site, *, chosen: bool) -> str:
+    """Why a convolution is left alone; empty if it is not."""
+    conv = site.module
+    if isinstance(conv, _SWAPPED):
+        return "already swapped"
+    if not chosen:
+        return "left dense by where"
+    if not site.path:
+        return "is the model itself; wrap it in nn.Sequential"
+    assert isinstance(conv, nn.Conv2d)  # noqa: S101 - all others are swapped
+    weight = conv._parameters.get("weight")  # noqa: SLF001 - a property would be a weight that is made anew
+    if weight is None or is_lazy(weight):
+        return "its weight is no plain parameter"
+    if not weight.is_floating_point():
+        return f"its weight is of type {weight.dtype}"
+    if conv.groups != 1:
+        return f"has {conv.groups} groups"
+    if type(conv) is nn.Conv2d and conv.padding not in {(0, 0), "same", "valid"}:
+        return f"pads its input by {conv.padding}"
+    return ""
+
+
+def _again(first: Tensor, others: Iterator[Tensor]) -> Iterator[Tensor]:
+    yield first
+    yield from others
