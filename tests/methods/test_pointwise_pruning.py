@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import spectrim as st
+from spectrim.methods.spectra import read_spectra
 from spectrim.nn import BandedPointwiseConv2d, GroupedBandsConv2d, cut_offs
 from spectrim.surgery import coded
 
@@ -52,7 +53,8 @@ def test_bands_fall_with_keep():
             assert all(a >= b for a, b in zip(one.spec["kept"], other.spec["kept"], strict=True))
 
 
-def test_a_channel_keeps_more_where_it_says_more_at_high_frequencies():
+@pytest.mark.parametrize("score", ["output", "energy"])
+def test_a_channel_keeps_more_where_it_says_more_at_high_frequencies(score):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(8, 3, 16, 16, generator=generator)
     x[:, 1] = F.avg_pool2d(x[:, 1:2], 8).repeat_interleave(8, 2).repeat_interleave(8, 3)[:, 0]  # block means alone
@@ -60,9 +62,8 @@ def test_a_channel_keeps_more_where_it_says_more_at_high_frequencies():
     nn.init.ones_(model[0].weight)
     with torch.no_grad():
         model[0].weight[:, 2] = 1e-4  # hardly read
-    kept = (
-        st.plan(model, st.PointwisePruning(keep=0.5, levels=64, everywhere=True), calibration=x).edits[0].spec["kept"]
-    )
+    method = st.PointwisePruning(keep=0.5, score=score, levels=64, everywhere=True)
+    kept = st.plan(model, method, calibration=x).edits[0].spec["kept"]
     assert kept[0] > 32
     assert kept[1] == 1
     assert kept[2] < kept[0]
@@ -97,10 +98,10 @@ def test_the_whole_network_meets_its_target_transforms_included(target):
 
 
 def test_a_layer_is_left_alone_where_transforms_cost_more_than_the_cut_saves():
-    plan = st.plan(network(), st.PointwisePruning(keep=0.9), calibration=images())
+    plan = st.plan(network(), st.PointwisePruning(keep=0.97), calibration=images())
     assert plan.edits == ()
     assert {row.reason for row in plan.skipped} == {"transforms would cost more multiplications than the cut saves"}
-    assert len(st.plan(network(), st.PointwisePruning(keep=0.2), calibration=images()).edits) == 2
+    assert len(st.plan(network(), st.PointwisePruning(keep=0.04), calibration=images()).edits) == 2
 
 
 def test_the_counts_are_those_of_mobilenet_v2():
@@ -138,7 +139,7 @@ def test_the_order_of_energy_is_that_of_the_layer():
     model = nn.Sequential(nn.Conv2d(1, 2, 1))
     plan = st.plan(model, method, calibration=x)
     assert plan.edits[0].spec["order"][:2] == [0, 12]
-    assert plan.edits[0].spec["kept"] == [2]
+    assert plan.edits[0].spec["kept"][0] in (2, 3), "what rounding left may pay for a third"
     expected = model(x)
     torch.testing.assert_close(plan.apply_(model)(x), expected, atol=1e-6, rtol=1e-6)
 
@@ -234,6 +235,7 @@ def test_the_model_itself_cannot_be_swapped():
         ({"target": "params:0.5"}, "target must be QUANTITY:NUMBER with one of macs"),
         ({"block": 0}, "block must be"),
         ({"order": "spiral"}, "order must be one of zigzag, radial, square, energy"),
+        ({"score": "taste"}, "score must be 'output' or 'energy', got 'taste'"),
         ({"levels": 0}, "levels must be"),
         ({"strength": -1.0}, "strength must be"),
         ({"rounds": -1}, "rounds must be"),
@@ -327,3 +329,54 @@ def test_with_everything_kept_learning_comes_down_by_its_penalty_alone():
     st.anneal_(counted.train(), 0.0)
     torch.testing.assert_close(st.penalty(counted), torch.tensor(0.5))
     assert counted[2].learning.cost == counted[4].learning.cost == 1 / 80
+
+
+def test_the_worth_of_a_coefficient_is_the_change_of_the_output():
+    torch.manual_seed(0)
+    conv = nn.Conv2d(2, 3, 1)
+    model, x = nn.Sequential(conv), torch.randn(400, 2, 4, 4)
+    found = {s: read_spectra(model, {"0": conv}, [x], block=4, score=s)["0"] for s in ("output", "energy")}
+    exact = found["output"].energy * conv.weight.detach()[:, :, 0, 0].square().sum(0)[:, None]
+    # A linear model is its own first order; the random signs leave the error of a mean over 400 images.
+    torch.testing.assert_close(found["output"].worth, exact.double(), rtol=0.5, atol=0)
+    torch.testing.assert_close(found["output"].worth.sum(), exact.double().sum(), rtol=0.05, atol=0)
+    torch.testing.assert_close(found["energy"].worth, (exact / exact.sum()).double(), rtol=1e-4, atol=0)
+
+
+def test_a_layer_whose_channels_the_model_ignores_is_worth_nothing():
+    class Ignores(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.heard, self.ignored = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+
+        def forward(self, x):
+            return self.heard(x) + 0 * self.ignored(x)
+
+    plan = st.plan(Ignores(), st.PointwisePruning(keep=0.6, levels=64, everywhere=True), calibration=images(size=8))
+    kept = {edit.path: edit.spec["kept"] for edit in plan.edits}
+    assert kept["ignored"] == [1, 1, 1]
+    assert min(kept["heard"]) > 1
+
+
+def test_looking_at_gradients_leaves_no_trace():
+    model = network()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    st.plan(model, st.PointwisePruning(everywhere=True), calibration=images())
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in model.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_model_without_gradients_is_told_what_to_do():
+    class Deaf(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        @torch.no_grad()
+        def forward(self, x):
+            return self.conv(x)
+
+    with pytest.raises(st.UnsupportedError, match=r"has no gradient\. Use score='energy'"):
+        st.plan(Deaf(), st.PointwisePruning(), calibration=images())
+    assert st.plan(Deaf(), st.PointwisePruning(score="energy", everywhere=True), calibration=images()).edits

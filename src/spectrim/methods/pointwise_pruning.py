@@ -15,7 +15,7 @@ from spectrim.calibration import Calibration, images_of
 from spectrim.errors import OrderError
 from spectrim.measure.compute import macs
 from spectrim.methods.method import Method
-from spectrim.methods.spectra import Block, Reading, order_of, read_spectra
+from spectrim.methods.spectra import Block, Reading, Score, order_of, read_spectra
 from spectrim.nn.band_groups import GroupedBandsConv2d
 from spectrim.nn.component import Spec
 from spectrim.nn.learning import Learning
@@ -29,20 +29,19 @@ from spectrim.transforms.scans import SCANS
 
 _SWAPPED = (BandedPointwiseConv2d, GroupedBandsConv2d)
 _BISECTIONS = 60
-_EPSILONS = (1e-12, 1e6)
-"""Shares of a channel's mean energy between which the one that meets a budget is looked for."""
-_NOTHING = -1.0
-"""The ε that cuts nothing, not even what was zero in all images."""
+_PRICES = (1e-30, 1e30)
+"""Squared changes per multiplication between which the one that meets a budget is looked for."""
+_FREE = 0.0
+"""The price at which nothing is cut, not even what was zero in all images."""
 
 
 @dataclass(frozen=True)
 class PointwisePruning(Method, name="pointwise-pruning"):
     """Every 1x1 convolution sees only the low frequencies of its input, as many in each channel as that channel is worth.
 
-    The maps are cut into blocks and each block into cosines. Which frequencies of a channel a convolution can do without is decided by the
-    error that its output would have: for every channel the shortest band whose rest holds no more than ε of the mean energy of the layer's
-    channels, each weighted by the weights that read it, with one ε for all layers, found by bisection. Nothing has to be
-    trained. With ``learn`` these bands are only the start, and training moves them.
+    The maps are cut into blocks and each block into cosines. A channel keeps the band at which the squared change of the output, by what is
+    cut, plus the price of what is kept is least; the price of a multiplication is one for all layers, found by bisection. Nothing
+    has to be trained. With ``learn`` these bands are only the start, and training moves them.
 
     Args:
         keep: Fraction of the multiplications of the convolutions that are cut which stays, in (0, 1], transforms not counted; or one
@@ -51,6 +50,8 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             one; or a number of multiply-accumulates for one image.
         block: Side of the blocks: a number, ``auto`` (the largest up to 8 that divides the map) or ``map`` (one block, the whole map).
         order: In which frequencies are kept: ``zigzag``, ``radial``, ``square``, or ``energy`` (by what each layer reads).
+        score: Whose output is looked at: ``output``, the model's, to first order, by a backward pass without labels; ``energy``, each layer's
+            own, exactly and relative to its energy, without gradients.
         levels: Most different bands in a layer; each is one dense product when the network is finalized.
         everywhere: Cut also where transforms are counted to cost more multiplications than the cut saves.
         learn: Whether the bands are learned from there on; see :class:`spectrim.nn.Learning` for how.
@@ -76,6 +77,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
     target: str | None = None
     block: Block = "auto"
     order: str = "zigzag"
+    score: Score = "output"
     levels: int = 4
     everywhere: bool = False
     learn: bool = False
@@ -96,6 +98,8 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             raise ValueError(f"block must be 'auto', 'map' or a positive whole number, got {self.block!r}.")
         if self.order not in (*SCANS, "energy"):
             raise ValueError(f"order must be one of {', '.join((*SCANS, 'energy'))}, got {self.order!r}.")
+        if self.score not in ("output", "energy"):
+            raise ValueError(f"score must be 'output' or 'energy', got {self.score!r}.")
         if type(self.levels) is not int or self.levels < 1:
             raise ValueError(f"levels must be a whole number of at least 1, got {self.levels!r}.")
         if self.weigh not in ("macs", "count"):
@@ -139,7 +143,8 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             model,
             {path: conv for path, conv in convolutions.items() if isinstance(conv, nn.Conv2d)},
             _again(first, batches),
-            self.block,
+            block=self.block,
+            score=self.score,
         )
         layers: dict[str, _Cuttable] = {}
         for site in candidates:
@@ -172,14 +177,14 @@ class PointwisePruning(Method, name="pointwise-pruning"):
         return Plan(repr(self), type(model).__name__, edits, rows, before, before + more, budget)
 
     def _kept(self, layers: Mapping[str, "_Cuttable"], keeps: Mapping[str, float]) -> dict[str, Tensor]:
-        """The bands that keep what was asked for, of the layers where that pays; those of one ``keep`` have one ε."""
+        """The bands that keep what was asked for, of the layers where that pays; those of one ``keep`` have one price."""
         bands: dict[str, Tensor] = {}
         for keep in dict.fromkeys(keeps.values()):
             cut = {path: layer for path, layer in layers.items() if keeps[path] == keep}
-            found = _bands(cut, _epsilon_for(cut, keep))
+            found = _bands(cut, _price_for(cut, keep))
             while losing := {path for path in cut if not (self.everywhere or cut[path].pays(found[path]))}:
                 cut = {path: layer for path, layer in cut.items() if path not in losing}
-                found = _bands(cut, _epsilon_for(cut, keep))
+                found = _bands(cut, _price_for(cut, keep))
             bands |= found
         return {path: bands[path] for path in layers if path in bands}
 
@@ -187,19 +192,19 @@ class PointwisePruning(Method, name="pointwise-pruning"):
         """The bands with which the whole network multiplies at most what was asked for, and what it multiplies then."""
         target = Target.parse(self.target, ("macs",))
 
-        def at(epsilon: float) -> tuple[dict[str, Tensor], int]:
-            found = _bands(layers, epsilon)
+        def at(price: float) -> tuple[dict[str, Tensor], int]:
+            found = _bands(layers, price)
             bands = {path: each for path, each in found.items() if self.everywhere or layers[path].pays(each)}
             saved = sum(layers[path].dense - sum(layers[path].multiplications(each)) for path, each in bands.items())
             return bands, dense - saved
 
-        if at(_NOTHING)[1] <= target.limit(dense):
-            return at(_NOTHING)
+        if at(_FREE)[1] <= target.limit(dense):
+            return at(_FREE)
         return at(
-            _epsilon(
+            _price(
                 lambda each: at(each)[1] <= target.limit(dense),
                 f"target={self.target!r}",
-                lambda: at(_EPSILONS[1])[1] / dense,
+                lambda: at(_PRICES[1])[1] / dense,
             )
         )
 
@@ -242,7 +247,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
 
 @dataclass(frozen=True)
 class _Cuttable:
-    """A convolution that can be cut: its sizes, and the error that its output has without each coefficient."""
+    """A convolution that can be cut: its sizes, and the squared change by what lies behind a band of 1, 2, ... coefficients."""
 
     channels: int
     outputs: int
@@ -258,11 +263,11 @@ class _Cuttable:
     @classmethod
     def of(cls, conv: nn.Module, reading: Reading, order: str, levels: int) -> "_Cuttable":
         assert isinstance(conv, nn.Conv2d)  # noqa: S101 - it was read
-        assert reading.energy is not None  # noqa: S101 - there is no reason against it
+        assert reading.worth is not None  # noqa: S101 - there is no reason against it
         positions = order_of(reading, order)
-        weights = conv.weight.detach()[:, :, 0, 0].double().square().sum(0).cpu()
-        error = reading.energy[:, positions] * weights[:, None]
-        rest = error.flip(1).cumsum(1).flip(1) / error.sum(1).mean().clamp(min=torch.finfo(error.dtype).tiny)
+        worth = reading.worth[:, positions]
+        rest = worth.flip(1).cumsum(1).flip(1).roll(-1, 1)
+        rest[:, -1] = 0
         stride = (conv.stride[0], conv.stride[1])
         return cls(conv.in_channels, conv.out_channels, conv.bias is not None, stride, reading.block, reading.size,
                    reading.calls, positions, levels, rest)  # fmt: skip
@@ -280,9 +285,13 @@ class _Cuttable:
     def dense(self) -> int:
         return self.cost * self.channels
 
-    def bands(self, epsilon: float) -> Int[Tensor, "in"]:
-        """The shortest bands behind which no channel has more than ε of the mean energy of a channel."""
-        return rounded_up((self.rest > epsilon).sum(1).clamp(min=1), self.levels)
+    def bands(self, price: float) -> Int[Tensor, "in"]:
+        """The bands with the least sum of the change by what is cut and the price of what is kept."""
+        if price == _FREE:
+            return torch.full((self.channels,), self.frequencies)
+        each = price * self.cost / self.frequencies
+        total = self.rest + each * torch.arange(1, self.frequencies + 1)
+        return rounded_up(total.argmin(1) + 1, self.levels)
 
     def multiplications(self, bands: Tensor) -> tuple[int, int]:
         """Of the products, and of the transforms: by rows and columns, or coefficient by coefficient where that is less."""
@@ -296,27 +305,27 @@ class _Cuttable:
         return sum(self.multiplications(bands)) < self.dense
 
 
-def _bands(layers: Mapping[str, _Cuttable], epsilon: float) -> dict[str, Tensor]:
-    return {path: layer.bands(epsilon) for path, layer in layers.items()}
+def _bands(layers: Mapping[str, _Cuttable], price: float) -> dict[str, Tensor]:
+    return {path: layer.bands(price) for path, layer in layers.items()}
 
 
-def _share(layers: Mapping[str, _Cuttable], epsilon: float) -> float:
+def _share(layers: Mapping[str, _Cuttable], price: float) -> float:
     """The fraction of the multiplications that stays, transforms not counted."""
-    bands = _bands(layers, epsilon)
+    bands = _bands(layers, price)
     kept = sum(layer.cost * float(bands[path].sum()) / layer.frequencies for path, layer in layers.items())
     return kept / sum(layer.dense for layer in layers.values())
 
 
-def _epsilon_for(layers: Mapping[str, _Cuttable], keep: float) -> float:
-    """The ε with which some layers together keep so much."""
+def _price_for(layers: Mapping[str, _Cuttable], keep: float) -> float:
+    """The price at which some layers together keep so much."""
     if keep == 1 or not layers:
-        return _NOTHING
-    return _epsilon(lambda each: _share(layers, each) <= keep, f"keep={keep:g}", lambda: _share(layers, _EPSILONS[1]))
+        return _FREE
+    return _price(lambda each: _share(layers, each) <= keep, f"keep={keep:g}", lambda: _share(layers, _PRICES[1]))
 
 
-def _epsilon(met: Callable[[float], bool], asked: str, least: Callable[[], float]) -> float:
-    """The smallest ε with which a budget is met, by bisection of its logarithm."""
-    low, high = (math.log(each) for each in _EPSILONS)
+def _price(met: Callable[[float], bool], asked: str, least: Callable[[], float]) -> float:
+    """The least price at which a budget is met, by bisection of its logarithm."""
+    low, high = (math.log(each) for each in _PRICES)
     if not met(math.exp(high)):
         raise ValueError(
             f"{asked} cannot be reached: with one coefficient in every block {least():.3g} is left. Ask for more."

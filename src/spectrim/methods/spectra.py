@@ -1,4 +1,4 @@
-"""What pointwise convolutions read, frequency by frequency: all layers in one pass over the calibration images."""
+"""What pointwise convolutions read, frequency by frequency, and what it is worth: all layers in one pass over the images."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -8,15 +8,19 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from spectrim.calibration import see
-from spectrim.errors import DataError
+from spectrim.errors import DataError, UnsupportedError
 from spectrim.nn.blockwise import MAX_FREQUENCIES, covered, to_blocks
 from spectrim.surgery.channels import still
 from spectrim.transforms.scans import block_basis, scan
 
 Block = int | Literal["auto", "map"]
+Score = Literal["output", "energy"]
 _LARGEST = 8
+_CHUNK = 16
+"""Images at a time where gradients are wanted, which need every activation at once."""
 
 
 @dataclass
@@ -27,26 +31,53 @@ class Reading:
         size: Height and width of its maps, behind the stride.
         block: Height and width of a block.
         energy: Mean over images and blocks of the squared coefficients of each channel, in C order of the frequencies.
+        worth: Squared change when a coefficient is left out in all blocks: of the model's output, mean over the images, to first order; or of
+            the layer's output, relative to that of leaving out all of them.
         calls: How often it runs for one batch.
+        images: How many it saw.
         reason: Why it cannot be cut; empty if it can.
     """
 
     size: tuple[int, int]
     block: tuple[int, int]
     energy: Float[Tensor, "in frequency"] | None = None
+    worth: Float[Tensor, "in frequency"] | None = None
     calls: int = 0
     images: int = 0
     reason: str = ""
+
+    def spectrum(self, x: Float[Tensor, "image in height width"]) -> Float[Tensor, "image in block frequency"]:
+        """The coefficients of maps."""
+        basis = block_basis(self.block, range(math.prod(self.block)), dtype=x.dtype).to(x.device)
+        return to_blocks(covered(x, self.block), self.block) @ basis.T
+
+    def spectrum_of_gradient(self, gradient: Tensor) -> Tensor:
+        """The derivatives by the coefficients, from those by the pixels; what continues a map has none."""
+        basis = block_basis(self.block, range(math.prod(self.block)), dtype=gradient.dtype).to(gradient.device)
+        below, right = (-side % step for side, step in zip(self.size, self.block, strict=True))
+        return to_blocks(nn.functional.pad(gradient, (0, right, 0, below)), self.block) @ basis.T
+
+    def add(self, energy: Tensor, worth: Tensor) -> None:
+        """Add sums over images."""
+        energy, worth = energy.double().cpu(), worth.double().cpu()
+        self.energy = energy if self.energy is None else self.energy + energy
+        self.worth = worth if self.worth is None else self.worth + worth
 
 
 @dataclass
 class _Watch:
     block: Block
+    probing: bool
     batch: int = 0
     found: dict[str, Reading] = field(default_factory=dict)
+    probes: list[tuple[Reading, nn.Conv2d, Tensor]] = field(default_factory=list)
 
-    def note(self, path: str, conv: nn.Conv2d, x: Any, y: Any) -> None:
-        """Add one call of a convolution."""
+    def before(self, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Give the convolution an input of its own, which nothing else reads or writes into."""
+        return (inputs[0].clone(),) if self.probing and inputs and isinstance(inputs[0], Tensor) else None
+
+    def after(self, path: str, conv: nn.Conv2d, x: Any, y: Any) -> None:
+        """Note one call of a convolution."""
         if not isinstance(x, Tensor) or not isinstance(y, Tensor) or x.ndim != 4:
             self.found.setdefault(path, Reading((0, 0), (1, 1))).reason = "reads something else than maps"
             return
@@ -62,13 +93,36 @@ class _Watch:
             reading.reason = f"its maps are {_by(size)}"
         elif math.prod(reading.block) > MAX_FREQUENCIES:
             reading.reason = f"a block of {_by(reading.block)} has more than {MAX_FREQUENCIES} coefficients"
-        if reading.reason:
-            return
-        x = covered(x[..., :: conv.stride[0], :: conv.stride[1]].detach().float(), reading.block)
-        basis = block_basis(reading.block, range(math.prod(reading.block)), dtype=x.dtype).to(x.device)
-        energy = (to_blocks(x, reading.block) @ basis.T).square().mean(2).sum(0, dtype=torch.float64).cpu()
-        reading.energy = energy if reading.energy is None else reading.energy + energy
-        reading.images += x.shape[0]
+        if not reading.reason:
+            self.probes.append((reading, conv, x))
+
+    def settle(self, model: nn.Module, output: Any, generator: torch.Generator) -> None:
+        """Add what was noted while a batch ran."""
+        probes, self.probes = self.probes, []
+        gradients: list[Tensor | None] = [None] * len(probes)
+        if self.probing and probes:
+            outputs = [each for each in tree_leaves(output) if isinstance(each, Tensor) and each.is_floating_point()]
+            if not any(each.requires_grad for each in outputs):
+                raise UnsupportedError(
+                    f"asked what the output of {type(model).__name__} owes to each frequency, found that it has no gradient. "
+                    "Use score='energy'."
+                )
+            # With random signs, the squared derivative of the sum is on average the sum of the squared derivatives.
+            signs = [torch.randint(0, 2, each.shape, generator=generator).to(each) * 2 - 1 for each in outputs]
+            total = torch.stack([(each * sign).sum() for each, sign in zip(outputs, signs, strict=True)]).sum()
+            gradients = list(torch.autograd.grad(total, [x for _, _, x in probes], allow_unused=True))
+        for (reading, conv, x), gradient in zip(probes, gradients, strict=True):
+            high, wide = conv.stride
+            read = reading.spectrum(x.detach()[..., ::high, ::wide].float())
+            energy = read.square().mean(2).sum(0)
+            if gradient is None:
+                weights = conv.weight.detach()[:, :, 0, 0].float().square().sum(0)
+                worth = torch.zeros_like(energy) if self.probing else energy * weights[:, None]
+            else:
+                owed = reading.spectrum_of_gradient(gradient[..., ::high, ::wide].float())
+                worth = (read * owed).sum(2).square().sum(0)
+            reading.add(energy, worth)
+            reading.images += x.shape[0]
 
 
 def block_of(size: tuple[int, int], block: Block) -> tuple[int, int]:
@@ -89,44 +143,59 @@ def block_of(size: tuple[int, int], block: Block) -> tuple[int, int]:
 
 
 def read_spectra(
-    model: nn.Module, convolutions: Mapping[str, nn.Conv2d], batches: Iterable[Tensor], block: Block
+    model: nn.Module,
+    convolutions: Mapping[str, nn.Conv2d],
+    batches: Iterable[Tensor],
+    *,
+    block: Block = "auto",
+    score: Score = "output",
 ) -> dict[str, Reading]:
     """Run a model over images and look at the spectra that some pointwise convolutions of it read.
 
     Args:
-        model: Runs in evaluation mode without gradients, and is as before.
+        model: Runs in evaluation mode, and is as before, gradients of its parameters included.
         convolutions: By dotted name; those that are not called as layers are left out of the result.
         batches: Of images.
         block: Side of the blocks.
+        score: Which change the worth of a coefficient is: ``energy`` of the layer's output, exactly; ``output`` of the model's, to first
+            order, by one backward pass with random signs.
 
     Raises:
         DataError: A batch does not go through the model, or what a layer reads is not finite.
+        UnsupportedError: With ``output``, the model has no gradient.
     """
-    watch = _Watch(block)
+    watch = _Watch(block, probing=score == "output")
+    generator = torch.Generator().manual_seed(0)
 
     def hook(path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def note(conv: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             assert isinstance(conv, nn.Conv2d)  # noqa: S101 - it was put on no other
-            watch.note(path, conv, inputs[0] if inputs else None, output)
+            watch.after(path, conv, inputs[0] if inputs else None, output)
 
         return note
 
-    handles = [conv.register_forward_hook(hook(path)) for path, conv in convolutions.items()]
+    handles = [conv.register_forward_pre_hook(watch.before) for conv in convolutions.values()]
+    handles += [conv.register_forward_hook(hook(path)) for path, conv in convolutions.items()]
     try:
-        with still(model), torch.no_grad():
+        with still(model), torch.set_grad_enabled(watch.probing):
             for number, batch in enumerate(batches):
-                watch.batch = number
-                see(model, batch, number)
+                for part in batch.split(_CHUNK if watch.probing else len(batch)):  # type: ignore[no-untyped-call]
+                    images = part.clone().requires_grad_(watch.probing and part.is_floating_point())
+                    watch.settle(model, see(model, images, number), generator)
+                    watch.batch += 1
     finally:
         for handle in handles:
             handle.remove()
     for path, reading in watch.found.items():
-        if reading.energy is not None:
-            if not bool(torch.isfinite(reading.energy).all()):
+        if reading.energy is not None and reading.worth is not None:
+            if not bool(torch.isfinite(reading.energy).all() and torch.isfinite(reading.worth).all()):
                 raise DataError(
                     f"the features that {path!r} reads are not finite for the calibration images. Check the model's weights."
                 )
             reading.energy /= reading.images
+            reading.worth /= (
+                reading.images if watch.probing else reading.worth.sum().clamp(min=torch.finfo(torch.float64).tiny)
+            )
     return watch.found
 
 
@@ -145,7 +214,9 @@ def _computes_as_plain(conv: nn.Conv2d, x: Tensor, y: Tensor) -> bool:
     own = set(dict(conv.named_parameters())) | set(dict(conv.named_buffers()))
     if not own <= {"weight", "bias"} or any(conv.children()):
         return False
-    plain = nn.functional.conv2d(x, conv.weight, conv.bias, conv.stride)
+    with torch.no_grad():
+        plain = nn.functional.conv2d(x, conv.weight, conv.bias, conv.stride)
+    y = y.detach()
     return plain.shape == y.shape and torch.allclose(plain, y, rtol=1e-4, atol=1e-5 * float(y.abs().max()))
 
 

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from spectrim.nn.blockwise import Geometry, covered
+from spectrim.kernels.banded import banded_pointwise
+from spectrim.nn.blockwise import Geometry
 from spectrim.nn.component import Layer, Spec
 from spectrim.transforms.scans import block_basis
 
@@ -24,6 +25,7 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
 
     with the coefficients in the order *frequency, block, channel*, so that every factor is a dense matrix, the weight is read once, and
     what a group adds to is the front of the sum. Nothing is gathered, scattered or masked on the way but the input channels, once.
+    :mod:`spectrim.kernels` has it compiled.
 
     Args:
         geometry: Sizes, block, order, stride, bias.
@@ -38,6 +40,7 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
     """
 
     source: Int[Tensor, "in"]
+    order: Int[Tensor, "frequency"]
     basis: Float[Tensor, "frequency pixel"]
 
     def __init__(self, geometry: Geometry, groups: list[tuple[int, int]]) -> None:
@@ -55,7 +58,9 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
         self.weight = nn.Parameter(torch.zeros(geometry.in_channels, geometry.out_channels))
         self.bias = nn.Parameter(torch.zeros(geometry.out_channels)) if geometry.bias else None
         self.register_buffer("source", torch.arange(geometry.in_channels, dtype=torch.int32))
+        self.register_buffer("order", torch.tensor(geometry.positions, dtype=torch.int32), persistent=False)
         self.register_buffer("basis", self._basis().float(), persistent=False)
+        self._known: tuple[object, bool] | None = None
 
     @classmethod
     def of(
@@ -83,31 +88,27 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
         """Maps of any size; ``above`` and ``across`` are those of the convolution."""
         if x.ndim == 3:
             return self.forward(x[None])[0]
-        x = self.geometry.strided(x)
-        height, width = x.shape[-2:]
-        (tall, wide), frequencies = self.geometry.block, self.geometry.frequencies
-        x = covered(x, self.geometry.block)
-        n, c, high, broad = x.shape
-        down, across = high // tall, broad // wide
-        rows = n * down * across
-        # (pixel of the block, block, channel): one copy, which also puts the channels in order
-        pixels = x.reshape(n, c, down, tall, across, wide).permute(3, 5, 0, 2, 4, 1)
-        pixels = pixels.index_select(5, self.source).reshape(frequencies, rows, c)
-        top = self.groups[0][1]
-        total: Tensor | None = None
-        start = 0
-        for size, kept in self.groups:
-            columns = slice(start, start + size)
-            spectrum = self.basis[:kept] @ pixels[:, :, columns].reshape(frequencies, rows * size).to(self.basis.dtype)
-            part = spectrum.to(x.dtype).reshape(kept * rows, size) @ self.weight[columns]
-            total = part if total is None else torch.cat([total[: kept * rows] + part, total[kept * rows :]])
-            start += size
-        assert total is not None  # noqa: S101 - there is at least one group
-        spread = self.basis[:top].T @ total.reshape(top, -1).to(self.basis.dtype)
-        y = spread.to(x.dtype).reshape(tall, wide, n, down, across, -1)
-        if self.bias is not None:
-            y = y + self.bias
-        return y.permute(2, 5, 3, 0, 4, 1).reshape(n, -1, high, broad)[..., :height, :width]
+        return banded_pointwise(
+            self.geometry.strided(x),
+            self.source,
+            self.order,
+            self.basis,
+            self.weight,
+            self.bias,
+            groups=self.groups,
+            block=self.geometry.block,
+            in_order=self._in_order(),
+        )
+
+    def _in_order(self) -> bool:
+        """Whether the channels come sorted; looked up once for each change of ``source``."""
+        if torch.compiler.is_compiling() or self.source.is_meta or self.source.is_inference():
+            return False
+        now = (self.source.data_ptr(), self.source._version)
+        if self._known is None or self._known[0] != now:
+            there = torch.arange(self.geometry.in_channels, dtype=self.source.dtype, device=self.source.device)
+            self._known = (now, torch.equal(self.source, there))
+        return self._known[1]
 
     def finalized(self) -> nn.Module:
         """Itself: this is an inference form."""

@@ -1,0 +1,141 @@
+"""The banded pointwise convolution in one call: plain torch everywhere, compiled on the processor once it has been built."""
+
+import hashlib
+import platform
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_SOURCE = Path(__file__).with_name("banded.cpp")
+_FLAGS = ("-O3", "-march=native", "-fopenmp", "-std=c++20")
+_SIDES = range(2, 9)
+_OP = "banded_pointwise"
+
+
+def build(*, verbose: bool = False) -> bool:
+    """Compile and load the kernels for this machine; about half a minute the first time, then from torch's cache of extensions.
+
+    Nothing else compiles anything. Needs a C++ compiler and ninja.
+
+    Args:
+        verbose: Whether the compiler's output is shown.
+
+    Returns:
+        Whether they are there now. If not, everything runs as before, in plain torch, and a warning says why.
+    """
+    if not built():
+        from torch.utils import cpp_extension
+
+        try:
+            cpp_extension.load(
+                f"spectrim_banded_{_processor()}",
+                [str(_SOURCE)],
+                extra_cflags=[*_FLAGS],
+                is_python_module=False,
+                verbose=verbose,
+            )
+        except (RuntimeError, OSError, ImportError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            warnings.warn(f"the kernels were not built, plain torch goes on: {reason}", stacklevel=2)
+    return built()
+
+
+def _processor() -> str:
+    """A short name of what the processor can do, so that a home folder that machines share holds a file for each kind."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text(encoding="utf-8").splitlines() if told.exists() else []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    return hashlib.sha256(f"{platform.machine()} {flags}".encode()).hexdigest()[:8]
+
+
+def built() -> bool:
+    """Whether the compiled kernels are loaded in this process."""
+    return hasattr(torch.ops.spectrim, _OP)
+
+
+def banded_pointwise(
+    x: Float[Tensor, "image in height width"],
+    source: Int[Tensor, "in"],
+    order: Int[Tensor, "frequency"],
+    basis: Float[Tensor, "kept pixel"],
+    weight: Float[Tensor, "in out"],
+    bias: Float[Tensor, "out"] | None,
+    *,
+    groups: Sequence[tuple[int, int]],
+    block: tuple[int, int],
+    in_order: bool,
+) -> Float[Tensor, "image out height width"]:
+    """A pointwise convolution of the first coefficients of the blocks of its input, as one dense product for each group of channels.
+
+    Args:
+        x: Maps of any size; continued by their last row and column where the block does not divide them.
+        source: Which input channel each row of ``weight`` is for.
+        order: Positions of the frequencies in C order, in the order in which they are kept.
+        basis: The transform of a block, a row for each frequency in ``order`` that any group keeps.
+        weight: The sorted channels' weights.
+        bias: Added to every pixel.
+        groups: Number of channels and kept coefficients, most kept first.
+        block: Height and width.
+        in_order: Whether ``source`` counts up from 0, so that nothing has to be sorted.
+    """
+    compiled = (
+        block[0] == block[1]
+        and block[0] in _SIDES
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and not torch.compiler.is_compiling()
+        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+        and not torch.is_autocast_enabled("cpu")
+        and built()
+    )
+    if compiled:
+        kernel: Any = getattr(torch.ops.spectrim, _OP)
+        sizes, kept = zip(*groups, strict=True)
+        y: Tensor = kernel(x, source, order, weight, bias, sizes, kept, block[0], in_order)
+        return y
+    return _plain(x, source, basis, weight, bias, groups=groups, block=block, in_order=in_order)
+
+
+def _plain(
+    x: Tensor,
+    source: Tensor,
+    basis: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    groups: Sequence[tuple[int, int]],
+    block: tuple[int, int],
+    in_order: bool,
+) -> Tensor:
+    height, width = x.shape[-2:]
+    tall, wide = block
+    below, right = -height % tall, -width % wide
+    if below or right:
+        x = F.pad(x, (0, right, 0, below), mode="replicate")
+    if not in_order:
+        x = x.index_select(1, source)
+    n, c, high, broad = x.shape
+    down, across = high // tall, broad // wide
+    rows, frequencies, top = n * down * across, tall * wide, groups[0][1]
+    # (pixel of the block, block, channel)
+    pixels = x.reshape(n, c, down, tall, across, wide).permute(3, 5, 0, 2, 4, 1).reshape(frequencies, rows, c)
+    total: Tensor | None = None
+    start = 0
+    for size, kept in groups:
+        columns = slice(start, start + size)
+        spectrum = basis[:kept] @ pixels[:, :, columns].reshape(frequencies, rows * size).to(basis.dtype)
+        part = spectrum.to(x.dtype).reshape(kept * rows, size) @ weight[columns]
+        total = part if total is None else torch.cat([total[: kept * rows] + part, total[kept * rows :]])
+        start += size
+    assert total is not None  # noqa: S101 - there is at least one group
+    spread = basis[:top].T @ total.reshape(top, -1).to(basis.dtype)
+    y = spread.to(x.dtype).reshape(tall, wide, n, down, across, -1)
+    if bias is not None:
+        y = y + bias
+    return y.permute(2, 5, 3, 0, 4, 1).reshape(n, -1, high, broad)[..., :height, :width]

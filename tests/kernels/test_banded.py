@@ -1,0 +1,154 @@
+"""The compiled banded convolution computes what the plain one does; where it cannot be built, everything runs as before."""
+
+import shutil
+
+import pytest
+import torch
+from torch.utils import cpp_extension
+
+from spectrim.kernels import banded, build
+from spectrim.nn import GroupedBandsConv2d
+from spectrim.nn.blockwise import Geometry
+
+SHAPES = [
+    # block, height, width, in, out, images
+    (7, 14, 14, 40, 24, 2),
+    (8, 13, 17, 17, 33, 1),
+    (2, 4, 6, 3, 5, 1),
+    (3, 7, 7, 5, 5, 2),
+    (4, 8, 8, 33, 16, 1),
+    (5, 10, 3, 16, 16, 1),
+    (6, 12, 12, 20, 7, 1),
+]
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    if shutil.which("c++") is None or shutil.which("ninja") is None:
+        pytest.skip("needs a C++ compiler and ninja")
+    assert build()
+
+
+def layer(block, inside, out, *, order="zigzag", bias=True, levels=4):
+    generator = torch.Generator().manual_seed(block)
+    choices = torch.randint(1, block * block + 1, (levels,), generator=generator)
+    kept = choices[torch.randint(0, levels, (inside,), generator=generator)]
+    weight = torch.randn(out, inside, 1, 1, generator=generator)
+    geometry = Geometry(inside, out, (block, block), order, bias=bias)
+    return GroupedBandsConv2d.of(geometry, weight, torch.randn(out, generator=generator) if bias else None, kept)
+
+
+def plain(module, x, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(banded, "built", lambda: False)
+        return module(x)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize(("block", "height", "width", "inside", "out", "count"), SHAPES)
+@pytest.mark.parametrize("order", ["zigzag", "square"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_compiled_form_computes_the_plain_one(block, height, width, inside, out, count, order, bias, monkeypatch):
+    module = layer(block, inside, out, order=order, bias=bias)
+    x = torch.randn(count, inside, height, width)
+    with torch.no_grad():
+        expected = plain(module, x, monkeypatch)
+        for given in (
+            x,
+            x.contiguous(memory_format=torch.channels_last),
+            x.transpose(2, 3).contiguous().transpose(2, 3),
+        ):
+            torch.testing.assert_close(module(given), expected, atol=1e-5, rtol=1e-5)
+        with torch.inference_mode():
+            torch.testing.assert_close(module(x), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiled")
+def test_sorted_channels_need_no_sorting(monkeypatch):
+    module = layer(7, 48, 32)
+    x = torch.randn(1, 48, 14, 14)
+    with torch.no_grad():
+        sorted_first = x[:, module.source]
+        expected = plain(module, x, monkeypatch)
+        module.source.copy_(torch.arange(48))
+        assert module._in_order()
+        torch.testing.assert_close(module(sorted_first), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(plain(module, sorted_first, monkeypatch), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiled")
+def test_threads_share_the_work(monkeypatch):
+    module, x = layer(7, 64, 64), torch.randn(2, 64, 28, 28)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with torch.no_grad():
+            torch.testing.assert_close(module(x), plain(module, x, monkeypatch), atol=1e-5, rtol=1e-5)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiled")
+def test_gradients_and_other_dtypes_take_the_plain_form():
+    module, x = layer(7, 8, 8), torch.randn(1, 8, 14, 14)
+    module(x).sum().backward()
+    assert module.weight.grad.abs().sum() > 0
+    assert module.double()(x.double()).dtype is torch.float64
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source": torch.tensor([0, 9], dtype=torch.int32)}, "wrong source"),
+        ({"source": torch.tensor([0, -1], dtype=torch.int32)}, "wrong source"),
+        ({"source": torch.tensor([0], dtype=torch.int32)}, "wrong source"),
+        ({"order": torch.tensor([0, 1, 2, 4], dtype=torch.int32)}, "wrong order"),
+        ({"kept": [5]}, "wrong groups"),
+        ({"sizes": [3]}, "wrong groups"),
+        ({"block": 9}, "wrong order"),
+        ({"x": torch.zeros(1, 3, 4, 4)}, "wrong input"),
+        ({"bias": torch.zeros(2)}, "wrong bias"),
+    ],
+    ids=lambda change: str(change)[:40],
+)
+def test_what_would_read_outside_is_refused(change, message):
+    arguments = {
+        "x": torch.zeros(1, 2, 4, 4),
+        "source": torch.arange(2, dtype=torch.int32),
+        "order": torch.arange(4, dtype=torch.int32),
+        "weight": torch.zeros(2, 3),
+        "bias": None,
+        "sizes": [2],
+        "kept": [3],
+        "block": 2,
+        "sorted": False,
+    }
+    assert torch.ops.spectrim.banded_pointwise(*arguments.values()).shape == (1, 3, 4, 4)
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.spectrim.banded_pointwise(*(arguments | change).values())
+
+
+def test_without_a_compiler_plain_torch_goes_on(monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("no compiler here\nmore")
+
+    monkeypatch.setattr(banded, "built", lambda: False)
+    monkeypatch.setattr(cpp_extension, "load", fails)
+    with pytest.warns(UserWarning, match="the kernels were not built, plain torch goes on: no compiler here"):
+        assert not build()
+    module, x = layer(7, 6, 4), torch.randn(1, 6, 14, 14)
+    assert module(x).shape == (1, 4, 14, 14)
+
+
+def test_the_order_of_the_channels_is_looked_up_again_when_it_changes():
+    module = layer(3, 6, 4)
+    module.source.copy_(torch.arange(6))
+    assert module._in_order()
+    module.source.copy_(torch.arange(6).flip(0))
+    assert not module._in_order()
