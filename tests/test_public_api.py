@@ -20,6 +20,7 @@ PUBLIC = [
     "Plan",
     "PlanError",
     "PointwisePruning",
+    "ReconstructedFilters",
     "SiteError",
     "SpectrimError",
     "UnsupportedError",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         SpectrimError,
         UnsupportedError,
     )
-    from spectrim.methods import CFDP, FrequencyRegularization, PointwisePruning
+    from spectrim.methods import CFDP, FrequencyRegularization, PointwisePruning, ReconstructedFilters
     from spectrim.repair import reestimate_norms_
     from spectrim.surgery import Plan
     from spectrim.verbs import anneal_, compress_, finalize_, inspect, penalty, plan
@@ -33,7 +33,7 @@ _HOMES = {
         "SpectrimError",
         "UnsupportedError",
     ),
-    "spectrim.methods": ("CFDP", "FrequencyRegularization", "PointwisePruning"),
+    "spectrim.methods": ("CFDP", "FrequencyRegularization", "PointwisePruning", "ReconstructedFilters"),
     "spectrim.repair": ("reestimate_norms_",),
     "spectrim.surgery": ("Plan",),
     "spectrim.verbs": ("anneal_", "compress_", "finalize_", "inspect", "penalty", "plan"),
@@ -48,6 +48,7 @@ __all__ = [  # noqa: RUF022 - sorted as people sort
     "Plan",
     "PlanError",
     "PointwisePruning",
+    "ReconstructedFilters",
     "SiteError",
     "SpectrimError",
     "UnsupportedError",

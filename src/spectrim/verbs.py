@@ -119,8 +119,8 @@ def _by_kind(model: nn.Module) -> dict[str, list[Component]]:
 def finalize_(model: nn.Module, *, example: Tensor | None = None) -> nn.Module:
     """Settle into the inference form: every code is decoded into an ordinary parameter.
 
-    With an ``example`` input, each coded layer that also has another inference form (the factored one of Frequency
-    Regularization) is measured in both on this machine, and the faster stays.
+    With an ``example`` input, each layer that also has another inference form (the factored one of Frequency
+    Regularization, the two stages of reconstructed filters) is measured in both on this machine, and the faster stays.
 
     Args:
         model: With components in it; copies of it stay as they are.
@@ -143,11 +143,24 @@ def finalize_(model: nn.Module, *, example: Tensor | None = None) -> nn.Module:
         replace_tensor_(entry.module, entry.tensor, plain_parameter(entry.code, flushed))
         if other is not None:
             replace_module_(model, entry.module, other)
-    for _, component in list(components(model)):
-        final = cast(Layer, component).finalized()
+    faster_forms = {} if example is None else _layer_forms(model, example)
+    for path, component in list(components(model)):
+        final = faster_forms.get(path) or cast(Layer, component).finalized()
         if final is not component:
             replace_module_(model, component, final)
     return model
+
+
+def _layer_forms(model: nn.Module, example: Tensor) -> dict[str, nn.Module]:
+    """For each layer that also has another inference form, the faster of both on its real input."""
+    layers = {path: cast(Layer, each) for path, each in components(model)}
+    others = {path: other for path, layer in layers.items() if (other := layer.alternative()) is not None}
+    found: dict[str, nn.Module] = {}
+    for path, x in inputs_of(model, list(others), example).items():
+        first = layers[path].finalized()
+        training = layers[path].training
+        found[path] = (others[path] if faster(others[path].eval(), first.eval(), x) else first).train(training)
+    return found
 
 
 def _measured(model: nn.Module, example: Tensor) -> dict[str, nn.Module]:

@@ -163,7 +163,12 @@ def test_methods_are_listed_with_their_settings(shell):
     assert "frequency-regularization" in shell("methods")[1]
     rows = json.loads(shell("methods", "--json")[1])
     keeps = {row["name"]: row["settings"]["keep"] for row in rows}
-    assert keeps == {"cfdp": 0.5, "frequency-regularization": 0.01, "pointwise-pruning": 0.5}
+    assert keeps == {
+        "cfdp": 0.5,
+        "frequency-regularization": 0.01,
+        "pointwise-pruning": 0.5,
+        "reconstructed-filters": None,
+    }
 
 
 def test_eval_measures_an_artifact(shell, artifact):

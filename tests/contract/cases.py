@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from spectrim import CFDP, FrequencyRegularization, PointwisePruning
+from spectrim import CFDP, FrequencyRegularization, PointwisePruning, ReconstructedFilters
 from spectrim.methods import Method
 
 
@@ -26,6 +26,14 @@ class Residual(nn.Module):
         x = torch.relu(self.norm(self.stem(x)))
         x = x + self.mix(torch.relu(self.grouped(x)))
         return self.fc(x.mean((2, 3)))
+
+
+class Plain(Residual):
+    """The same with square kernels alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(16, 16, 3, padding=1)
 
 
 @dataclass(frozen=True)
@@ -107,5 +115,28 @@ CASES = [
         PointwisePruning(keep=1.0, everywhere=True, learn=True, strength=0.0),
         touches="modules",
         misfit=SMALLER_MIX,
+    ),
+    Case(
+        "reconstructed filters",
+        ReconstructedFilters(keep=0.5, least=4, stages=5, include_pointwise=True),
+        ReconstructedFilters(keep=1.0, least=4, include_pointwise=True),
+        touches="modules",
+        misfit=(
+            "mix",
+            lambda: nn.Conv2d(16, 8, 1),
+            r"planned for 'mix' with sizes 16, 16, kernel=\(1, 1\), found 16, 8, kernel=\(1, 1\)",
+        ),
+    ),
+    Case(
+        "reconstructed filters, affine",
+        ReconstructedFilters(keep=0.5, least=4, stages=2, family="affine", groups=1, saliency="raw", assign="cosine"),
+        ReconstructedFilters(keep=1.0, least=4, family="affine"),
+        build=Plain,
+        touches="modules",
+        misfit=(
+            "mix",
+            lambda: nn.Conv2d(16, 8, 3, padding=1),
+            r"planned for 'mix' with sizes 16, 16, kernel=\(3, 3\), found 16, 8, kernel=\(3, 3\)",
+        ),
     ),
 ]

@@ -1,5 +1,6 @@
 """The laws that every method keeps, over the list of all methods."""
 
+import contextlib
 import copy
 import io
 
@@ -10,6 +11,7 @@ from torch import nn
 
 import spectrim as st
 from spectrim.methods import METHODS
+from spectrim.nn import Layer, components
 from spectrim.surgery import coded
 from tests.contract.cases import CASES
 
@@ -31,6 +33,15 @@ def compressed(case, progress=1.0):
     model = st.compress_(case.model(), case.method, calibration=case.calibration)
     st.anneal_(model, progress)
     return model
+
+
+def as_stored(model):
+    """A copy with its layers in the form that a file holds."""
+    copied = copy.deepcopy(model)
+    for path, each in list(components(copied)):
+        if isinstance(each, Layer):
+            copied.set_submodule(path, each.stored())
+    return copied
 
 
 def one_step(model, case, optimizer, step, steps):
@@ -116,7 +127,7 @@ def test_law_5_annealing_is_monotone_and_idempotent_and_reaches_the_target(case)
         assert now == [entry.codec.numbers() for entry in coded(model)]
         before = now
     dense = sum(p.numel() for p in case.model().parameters())
-    held = sum(p.numel() for p in model.parameters())
+    held = sum(p.numel() for p in as_stored(model).parameters())
     codes = sum(entry.code.numel() for entry in coded(model))
     assert plan.before == dense
     assert plan.after == held - codes + sum(before)
@@ -223,6 +234,12 @@ def test_law_11_each_ordered_pair_works_or_is_refused(case):
             assert (
                 st.compress_(model, other.method, calibration=other.calibration)(case.batch()).shape == expected.shape
             )
+            continue
+        if case.swaps and other.swaps and type(case.method) is not type(other.method):
+            # Each finds plain modules of its own, or says that there are none.
+            with contextlib.suppress(st.SiteError):
+                st.compress_(model, other.method, calibration=other.calibration)
+            assert model(case.batch()).shape == expected.shape
             continue
         with pytest.raises(st.OrderError, match=r"already (coded|swapped)"):
             st.compress_(model, other.method, calibration=other.calibration)

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import cast
 
 import torch
@@ -16,6 +17,7 @@ from spectrim.artifact.structure import ComponentEntry, Norms, Part, Structure, 
 from spectrim.artifact.writer import write
 from spectrim.errors import UnsupportedError
 from spectrim.nn.component import JSON, Layer, components
+from spectrim.surgery.edits import swap_
 from spectrim.surgery.sites import coded
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -60,7 +62,27 @@ def save(
         raise ValueError(f"dtype must be one of {', '.join(map(str, _FLOATS))}, got {dtype}.")
     if norms not in ("exact", "folded"):
         raise ValueError(f"norms must be 'exact' or 'folded', got {norms!r}.")
-    model = bare(model)
+    with _stored(bare(model)) as inner:
+        return _written(inner, path, dtype, norms, provenance)
+
+
+@contextmanager
+def _stored(model: nn.Module) -> Iterator[nn.Module]:
+    """While open, layers stand in the form that a file holds."""
+    with ExitStack() as undo:
+        for name, each in list(components(model)):
+            if isinstance(each, Layer) and name and (small := each.stored()) is not each:
+                undo.callback(swap_(model, name, small))
+        yield model
+
+
+def _written(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    dtype: torch.dtype,
+    norms: Norms,
+    provenance: Mapping[str, JSON] | None,
+) -> ByteCounts:
     entries, pieces = _packed(model, dtype)
     names = slots(model)
     ties = aliases(names)

@@ -10,7 +10,7 @@ import typer
 from spectrim.cli.errors import BadValueError
 from spectrim.zoo import ZOO
 
-METHODS = ("frequency-regularization", "cfdp", "pointwise-pruning")
+METHODS = ("frequency-regularization", "cfdp", "pointwise-pruning", "reconstructed-filters")
 """The names of the methods, written down a second time so that completion need not import torch; a test compares."""
 
 RECIPES = ("short", "short-adamw", "official", "hrankplus", "imagenet", "imagenet-cosine")

@@ -5,3 +5,4 @@ from spectrim.methods.frequency_regularization import FrequencyRegularization as
 from spectrim.methods.method import METHODS as METHODS
 from spectrim.methods.method import Method as Method
 from spectrim.methods.pointwise_pruning import PointwisePruning as PointwisePruning
+from spectrim.methods.reconstructed_filters import ReconstructedFilters as ReconstructedFilters

@@ -14,6 +14,7 @@ from spectrim.errors import OrderError
 from spectrim.methods.method import Method
 from spectrim.nn.component import Spec
 from spectrim.nn.pointwise import BandedPointwiseConv2d
+from spectrim.nn.reconstructed import TemplateConv
 from spectrim.nn.spectral import SpectralCodec
 from spectrim.surgery import sites
 from spectrim.surgery.edits import ParametrizeTensor
@@ -24,7 +25,7 @@ from spectrim.transforms.ordering import ORDERS, Order, box_sides
 from spectrim.truncation import CURVES, Curve, Truncation, official_truncation, target_count
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Linear, nn.Bilinear, BandedPointwiseConv2d)
+_WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Linear, nn.Bilinear, BandedPointwiseConv2d, TemplateConv)
 _LONGEST = 16_384  # a basis with as many frequencies takes 1 GB
 _PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
@@ -196,6 +197,8 @@ def _is_weight(site: Site) -> bool:
 def _reason(site: Site, tied: Mapping[str, str], *, candidate: bool, chosen: bool) -> str | None:
     """Why a parameter is left alone: None if it is not, the empty string if that is no news."""
     parameter = site.module.get_parameter(site.tensor)
+    if isinstance(site.module, TemplateConv) and site.module.rebuilding is not None:
+        return "its filters are still to be rebuilt; when they are, save and load, then code the templates"
     if isinstance(site.module, nn.RNNBase) and parameter.ndim >= 2:
         return "recurrent layers keep their weights packed and do not read a coded one"
     if not candidate:

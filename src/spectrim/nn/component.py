@@ -87,6 +87,17 @@ class Layer(Component):
     def finalized(self) -> nn.Module:
         """The module that takes this one's place for inference; itself where it already is that form."""
 
+    def alternative(self) -> nn.Module | None:
+        """Another inference form, which computes the same in another way; None if there is none.
+
+        :func:`spectrim.finalize_` measures it against :meth:`finalized` and takes the faster one.
+        """
+        return None
+
+    def stored(self) -> "Layer":
+        """What a file holds of this layer: one of the same outputs, without what only training needs."""
+        return self
+
 
 class Codec(Component):
     """A component that stands for one tensor, through :mod:`torch.nn.utils.parametrize`.

@@ -1,0 +1,287 @@
+"""A convolution some of whose filters are rebuilt from others by cheap learned transformations."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import is_parametrized
+
+from spectrim.nn.component import Layer, Spec
+from spectrim.nn.conv_sizes import ConvSizes
+from spectrim.nn.templates import Rebuilding, assigned, chosen, magnitude
+from spectrim.nn.two_stage import TwoStageConv
+from spectrim.transforms.taps import Family, fitted, fitted_matrices, identity, matrices, shape_of, transformed
+
+_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+class TemplateConv(Layer, kind="template-conv"):
+    """A convolution that keeps some filters, the *templates*, and makes each of the others from one of them.
+
+    Filter *n* is :math:`W_n = T_n \\cdot B_{m(n)}`: the template times a learned transformation of its taps that all input
+    channels of a group share. With ``rebuilding`` the layer starts as the plain convolution, every filter its own template,
+    and :func:`spectrim.anneal_` turns the least important of all layers' filters into transformations of others. Numbers
+    of filters that are templates no more stay in place, without use, so that the optimizer need not be built anew; files
+    and the inference form leave them out.
+
+    An empty layer is zero: it is filled by the convolution that it takes over from, or from a file.
+
+    Args:
+        sizes: Of the convolution.
+        family: Of the transformations: ``scalar`` (a factor for every tap), ``rotation``, ``affine``, ``matrix``.
+        groups: Groups of input channels; each has transformations of its own.
+        templates: How many filters are stored; all of them if None.
+        rebuilding: How the filters are pruned while they train; not at all if None.
+
+    Raises:
+        ValueError: A size is out of range.
+
+    References:
+        Miles and Mikolajczyk 2023, "Reconstructing pruned filters using cheap spatial transformations" (arXiv 2110.12844).
+
+    >>> layer = TemplateConv(ConvSizes.of(nn.Conv2d(4, 6, 3)), templates=2)
+    >>> layer
+    TemplateConv(4, 6, kernel=(3, 3), templates=2, family=scalar)
+    >>> layer(torch.zeros(1, 4, 5, 5)).shape
+    torch.Size([1, 6, 3, 3])
+    """
+
+    template: Tensor
+    turned: Tensor
+
+    def __init__(
+        self,
+        sizes: ConvSizes,
+        *,
+        family: Family = "scalar",
+        groups: int = 1,
+        templates: int | None = None,
+        rebuilding: Rebuilding | None = None,
+    ) -> None:
+        super().__init__()
+        stored = sizes.outside if templates is None else templates
+        rebuilt = sizes.outside if rebuilding is not None else sizes.outside - stored
+        if groups < 1 or sizes.inside % groups:
+            raise ValueError(f"groups must divide the {sizes.inside} input channels, got {groups}.")
+        if not 1 <= stored <= sizes.outside or (rebuilding is not None and stored < sizes.outside):
+            raise ValueError(
+                f"templates must be a whole number in [1, {sizes.outside}], all while rebuilding, got {templates}."
+            )
+        self.sizes, self.family, self.groups, self.rebuilding = sizes, family, groups, rebuilding
+        self.weight = nn.Parameter(torch.zeros(stored, sizes.inside, *sizes.kernel))
+        self.bias = nn.Parameter(torch.zeros(sizes.outside)) if sizes.bias else None
+        # One flat vector: what is near one should not be drawn to zero, and optimizers' weight decay spares vectors.
+        start = identity(family, sizes.kernel).expand(groups, rebuilt, *shape_of(family, sizes.kernel))
+        self.transformations = nn.Parameter(start.clone().flatten())
+        # For each output the row of its template, and that of its transformation, or -1 for a template itself.
+        outputs = torch.arange(sizes.outside, dtype=torch.int16)
+        self.register_buffer("template", outputs % stored)
+        self.register_buffer("turned", torch.where(outputs < stored, -1, outputs - stored).to(torch.int16))
+        if rebuilding is not None:
+            self.turned.fill_(-1)
+            self.register_buffer("stage", torch.zeros((), dtype=torch.int32))
+            if rebuilding.saliency == "taylor":
+                self.register_buffer("sensitivity", torch.zeros(sizes.outside))
+
+    def forward(self, x: Float[Tensor, "batch in *space"]) -> Float[Tensor, "batch out *left"]:
+        """The convolution with the rebuilt filters."""
+        weight = self.filters()
+        if (
+            self.training
+            and weight.requires_grad
+            and self.rebuilding is not None
+            and self.rebuilding.saliency == "taylor"
+        ):
+            weight.register_hook(self._felt)  # type: ignore[no-untyped-call]
+        sizes = self.sizes
+        return _CONVOLUTIONS[sizes.dims](x, weight, self.bias, sizes.stride, sizes.padding, sizes.dilation)
+
+    def filters(self) -> Float[Tensor, "out in *kernel"]:
+        """All filters."""
+        rows = self.template.long()
+        if self.transformations.numel() == 0:
+            return self.weight[rows]
+        filters = self.weight[rows]
+        turned = self.turned.long()
+        own = (turned < 0).reshape(-1, *(1,) * (filters.ndim - 1))
+        return torch.where(own, filters, transformed(self.family, self._numbers()[:, turned.clamp(min=0)], filters))
+
+    def maps(self) -> Float[Tensor, "group out ..."]:
+        """For every group and output the factors of its taps, flat, or the matrix of its taps."""
+        turned = self.turned.long()
+        numbers = self._numbers()
+        kernel = self.sizes.kernel
+        plain = identity(self.family, kernel).to(numbers)
+        if self.transformations.numel() == 0:
+            found = plain.expand(self.groups, self.sizes.outside, *plain.shape)
+        else:
+            own = (turned < 0).reshape(-1, *(1,) * plain.ndim)
+            found = torch.where(own, plain, numbers[:, turned.clamp(min=0)])
+        return found.flatten(2) if self.family == "scalar" else matrices(self.family, found, kernel)
+
+    def _numbers(self) -> Tensor:
+        return self.transformations.view(self.groups, -1, *shape_of(self.family, self.sizes.kernel))
+
+    def _felt(self, gradient: Tensor) -> None:
+        with torch.no_grad():
+            self.get_buffer("sensitivity").add_((gradient * self.filters()).flatten(1).sum(1).abs())
+
+    # -- pruning --------------------------------------------------------------------------------------------------
+
+    @property
+    def pruned(self) -> set[int]:
+        """The outputs whose filters are rebuilt from others."""
+        return set((self.turned >= 0).nonzero()[:, 0].tolist())
+
+    @classmethod
+    def anneal_together_(cls, components: Sequence[Self], progress: float) -> None:
+        """Make the steps up to ``progress``: prune the least important filters of all layers with the same settings."""
+        together: dict[Rebuilding, list[Self]] = {}
+        for layer in components:
+            if layer.rebuilding is not None:
+                together.setdefault(layer.rebuilding, []).append(layer)
+        for rebuilding, layers in together.items():
+            stage = rebuilding.stage(progress)
+            if stage > max(int(layer.get_buffer("stage")) for layer in layers):
+                filters = sum(layer.sizes.outside for layer in layers)
+                wanted = chosen(
+                    [layer._saliency(rebuilding) for layer in layers],
+                    [layer.pruned for layer in layers],
+                    rebuilding.pruned(filters, stage),
+                    rebuilding.least,
+                )
+                for layer, pruned in zip(layers, wanted, strict=True):
+                    layer._prune(pruned, rebuilding, stage)
+
+    def _saliency(self, rebuilding: Rebuilding) -> Tensor:
+        if rebuilding.saliency == "taylor":
+            return self.get_buffer("sensitivity").double().cpu()
+        return magnitude(self.filters(), relative=rebuilding.saliency == "magnitude").cpu()
+
+    @torch.no_grad()
+    def _prune(self, pruned: set[int], rebuilding: Rebuilding, stage: int) -> None:
+        """Rebuild these filters from the others. Transformations whose template is a new one start anew."""
+        self.get_buffer("stage").fill_(stage)
+        if rebuilding.saliency == "taylor":
+            self.get_buffer("sensitivity").zero_()
+        if pruned == self.pruned:
+            return
+        before, current = self.pruned, self.filters()
+        generator = torch.Generator().manual_seed(rebuilding.seed + stage)
+        template = assigned(current, pruned, rebuilding.assign, generator=generator).to(self.template)
+        fresh = sorted(n for n in pruned if n not in before or template[n] != self.template[n])
+        rows = torch.tensor(fresh, device=current.device)
+        self.template.copy_(template)
+        self.turned.fill_(-1)
+        everyone = torch.tensor(sorted(pruned), device=current.device)
+        self.turned[everyone] = everyone.to(self.turned)
+        numbers = self._numbers()
+        numbers[:, rows] = identity(self.family, self.sizes.kernel).to(numbers)
+        if rebuilding.start == "lstsq" and self.family in ("scalar", "matrix"):
+            fit = fitted if self.family == "scalar" else fitted_matrices
+            numbers[:, rows] = fit(current[rows], self.weight[self.template[rows].long()], self.groups)
+
+    # -- in and out of a model ------------------------------------------------------------------------------------
+
+    def take_over(self, host: nn.Module) -> None:
+        """Take the filters and the bias of the convolution in whose place this stands."""
+        if not isinstance(host, _ConvNd):
+            raise ValueError(f"with sizes {self.sizes}, found {type(host).__name__}")  # noqa: TRY004 - see Layer.take_over
+        try:
+            found = ConvSizes.of(host)
+        except ValueError as error:
+            raise ValueError(f"with sizes {self.sizes}, found that it {error}") from error
+        if found != self.sizes:
+            raise ValueError(f"with sizes {self.sizes}, found {found}")
+        self.weight = host.get_parameter("weight")
+        self.bias = None if host.bias is None else host.get_parameter("bias")
+
+    @torch.no_grad()
+    def stored(self) -> "TemplateConv":
+        """The templates and the transformations alone."""
+        if self.rebuilding is None or is_parametrized(self):
+            return self
+        pruned = sorted(self.pruned)
+        kept = [n for n in range(self.sizes.outside) if n not in self.pruned]
+        small = TemplateConv(self.sizes, family=self.family, groups=self.groups, templates=len(kept)).to(self.weight)
+        small.weight = nn.Parameter(self.weight[kept].clone(), requires_grad=self.weight.requires_grad)
+        small.transformations = nn.Parameter(
+            self._numbers()[:, pruned].flatten(), requires_grad=self.transformations.requires_grad
+        )
+        small.bias = (
+            None if self.bias is None else nn.Parameter(self.bias.clone(), requires_grad=self.bias.requires_grad)
+        )
+        place = {n: row for row, n in enumerate(kept)}
+        small.template.copy_(torch.tensor([place[int(n)] for n in self.template]))
+        turned = {n: row for row, n in enumerate(pruned)}
+        small.turned.copy_(torch.tensor([turned.get(n, -1) for n in range(self.sizes.outside)]))
+        return small.train(self.training)
+
+    @torch.no_grad()
+    def finalized(self) -> nn.Module:
+        """The plain convolution with the rebuilt filters."""
+        plain = self.sizes.plain()
+        plain.weight = nn.Parameter(self.filters().detach().clone(), requires_grad=self.weight.requires_grad)
+        plain.bias = (
+            None
+            if self.bias is None
+            else nn.Parameter(self.bias.detach().clone(), requires_grad=self.bias.requires_grad)
+        )
+        return plain.train(self.training)
+
+    def alternative(self) -> TwoStageConv | None:
+        """The form that computes templates once and mixes their taps; None where no filter is rebuilt."""
+        small = self.stored()
+        if len(small.weight) == self.sizes.outside:
+            return None
+        bias = None if small.bias is None else small.bias.detach()
+        made = TwoStageConv.of(self.sizes, small.weight.detach(), small.maps().detach(), small.template.tolist(), bias)
+        return made.train(self.training)
+
+    def spec(self) -> Spec:
+        """Sizes, family, groups, and how many templates are stored, or how they are chosen."""
+        more: Spec = {"family": self.family, "groups": self.groups, "templates": len(self.weight)}
+        if self.rebuilding is not None:
+            more["rebuilding"] = self.rebuilding.to_json()
+        return self.sizes.to_json() | more
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> Self:
+        """An empty layer of the given sizes."""
+        own = {"family", "groups", "templates", "rebuilding"}
+        sizes = ConvSizes.from_json({name: value for name, value in spec.items() if name not in own})
+        rebuilding = spec.get("rebuilding")
+        if rebuilding is not None and not isinstance(rebuilding, dict):
+            raise ValueError(f"rebuilding must be an object, got {rebuilding!r}.")
+        for name in ("groups", "templates"):
+            if type(spec.get(name)) is not int:
+                raise ValueError(f"{name} must be a whole number, got {spec.get(name)!r}.")
+        return cls(
+            sizes,
+            family=spec.get("family", ""),
+            groups=spec["groups"],
+            templates=spec["templates"],
+            rebuilding=None if rebuilding is None else Rebuilding.from_json(rebuilding),
+        )
+
+    @classmethod
+    def summary(cls, spec: Mapping[str, Any]) -> str:
+        """How many filters stay, and what the others become."""
+        groups = f" for each of {spec['groups']} groups" if spec["groups"] > 1 else ""
+        rebuilding = spec.get("rebuilding")
+        if rebuilding is None:
+            return f"rebuild {spec['out'] - spec['templates']} of {spec['out']} filters by {spec['family']} transformations{groups}"
+        share = f"{1 - rebuilding['keep']:.1%}".replace("%", " %")
+        return (
+            f"rebuild filters by {spec['family']} transformations{groups}: {share} of all layers' together, "
+            f"at most {max(spec['out'] - rebuilding['least'], 0)} of {spec['out']} here"
+        )
+
+    def extra_repr(self) -> str:
+        """Sizes for ``print(model)``."""
+        groups = f", groups={self.groups}" if self.groups > 1 else ""
+        return f"{self.sizes}, templates={self.sizes.outside - len(self.pruned)}{groups}, family={self.family}"

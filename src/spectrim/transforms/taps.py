@@ -1,0 +1,138 @@
+"""The cheap spatial transformations that turn one filter into another: what each does to the taps of a kernel."""
+
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+Family: TypeAlias = Literal["scalar", "rotation", "affine", "matrix"]
+
+FAMILIES: tuple[Family, ...] = ("scalar", "rotation", "affine", "matrix")
+"""A factor for every tap; a rotation of the kernel about its centre; an affine map of its coordinates; any linear map of its
+taps."""
+
+
+def shape_of(family: Family, kernel: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the numbers of one transformation.
+
+    Raises:
+        ValueError: There is no such family, or it does not act on such a kernel.
+
+    >>> shape_of("scalar", (3, 3)), shape_of("rotation", (3, 3)), shape_of("affine", (5, 5)), shape_of("matrix", (3,))
+    ((3, 3), (), (2, 3), (3, 3))
+    """
+    taps = torch.Size(kernel).numel()
+    if family not in FAMILIES:
+        raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {family!r}.")
+    if family in ("rotation", "affine") and (len(kernel) != 2 or kernel[0] != kernel[1]):
+        raise ValueError(f"{family} turns square kernels of two dimensions, got one of {kernel}. Use scalar or matrix.")
+    return {"scalar": kernel, "rotation": (), "affine": (2, 3), "matrix": (taps, taps)}[family]
+
+
+def identity(family: Family, kernel: tuple[int, ...]) -> Tensor:
+    """The transformation that changes nothing.
+
+    >>> identity("affine", (3, 3))
+    tensor([[1., 0., 0.],
+            [0., 1., 0.]])
+    """
+    shape = shape_of(family, kernel)
+    if family == "scalar":
+        return torch.ones(shape)
+    return torch.zeros(()) if family == "rotation" else torch.eye(*shape)
+
+
+def matrices(family: Family, numbers: Float[Tensor, "..."], kernel: tuple[int, ...]) -> Float[Tensor, "... tap source"]:
+    """Each transformation as a matrix on the taps in row-major order: tap *k* of the result is row *k* times the filter.
+
+    Rotations and affine maps resample the kernel bilinearly on a grid whose corners are the outer taps, with zeros outside:
+    the result at a position is the filter at the mapped position.
+
+    Args:
+        family: Of the transformations.
+        numbers: Of each.
+        kernel: Sides.
+
+    References:
+        Miles and Mikolajczyk 2023 (arXiv 2110.12844), the extension to more expressive transformations.
+
+    >>> turn = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0]])
+    >>> (matrices("affine", turn, (3, 3)) @ torch.arange(1.0, 10.0)).reshape(3, 3)
+    tensor([[3., 6., 9.],
+            [2., 5., 8.],
+            [1., 4., 7.]])
+    """
+    if family == "matrix":
+        return numbers
+    if family == "scalar":
+        return torch.diag_embed(numbers.flatten(-len(kernel)))
+    if family == "rotation":
+        cosine, sine, zero = numbers.cos(), numbers.sin(), torch.zeros_like(numbers)
+        numbers = torch.stack(
+            [torch.stack([cosine, -sine, zero], dim=-1), torch.stack([sine, cosine, zero], dim=-1)], dim=-2
+        )
+    batch = numbers.shape[:-2]
+    side = kernel[0]
+    count = batch.numel()
+    grid = F.affine_grid(numbers.reshape(count, 2, 3), [count, 1, side, side], align_corners=True)
+    units = torch.eye(side * side, dtype=numbers.dtype, device=numbers.device).reshape(1, -1, side, side)
+    sampled = F.grid_sample(units.expand(count, -1, -1, -1), grid, align_corners=True, padding_mode="zeros")
+    return sampled.flatten(2).mT.reshape(*batch, side * side, side * side)
+
+
+def transformed(
+    family: Family, numbers: Float[Tensor, "group filter ..."], filters: Float[Tensor, "filter channel *kernel"]
+) -> Float[Tensor, "filter channel *kernel"]:
+    """Filters after their transformations, one for each group of input channels.
+
+    Args:
+        family: Of the transformations.
+        numbers: Of each, for every group and filter.
+        filters: As many; the number of groups divides their channels.
+
+    >>> transformed("scalar", torch.full((1, 1, 3), 2.0), torch.ones(1, 2, 3))
+    tensor([[[2., 2., 2.],
+             [2., 2., 2.]]])
+    """
+    groups = numbers.shape[0]
+    kernel = tuple(filters.shape[2:])
+    grouped = filters.reshape(len(filters), groups, -1, *kernel)
+    if family == "scalar":
+        return (grouped * numbers.transpose(0, 1).unsqueeze(2)).reshape(filters.shape)
+    rows = matrices(family, numbers, kernel).transpose(0, 1)  # filter, group, tap, source
+    return (grouped.flatten(3) @ rows.mT).reshape(filters.shape)
+
+
+def fitted(
+    wanted: Float[Tensor, "filter channel *kernel"], filters: Float[Tensor, "filter channel *kernel"], groups: int
+) -> Float[Tensor, "group filter *kernel"]:
+    """The factors of the taps that bring filters closest to wanted ones, by least squares; 0 where a filter is zero.
+
+    .. math::
+
+        T_{gk} = \\frac{\\langle W_{gk}, B_{gk} \\rangle}{\\lVert B_{gk} \\rVert^2}
+
+    >>> fitted(torch.tensor([[[4.0, 1.0]]]), torch.tensor([[[2.0, 0.0]]]), 1)
+    tensor([[[2., 0.]]])
+    """
+    kernel = tuple(filters.shape[2:])
+    some, mine = (each.reshape(len(filters), groups, -1, *kernel) for each in (wanted, filters))
+    products, squares = (some * mine).sum(2), (mine * mine).sum(2)
+    factors = torch.where(squares > 0, products / squares.where(squares > 0, torch.ones_like(squares)), 0)
+    return factors.transpose(0, 1)
+
+
+def fitted_matrices(
+    wanted: Float[Tensor, "filter channel *kernel"], filters: Float[Tensor, "filter channel *kernel"], groups: int
+) -> Float[Tensor, "group filter tap source"]:
+    """The linear maps of the taps that bring filters closest to wanted ones: the least-squares solution of least norm.
+
+    >>> fitted_matrices(torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[2.0, 0.0]]]), 1)
+    tensor([[[[0.5000, 0.0000],
+              [1.0000, 0.0000]]]])
+    """
+    some, mine = (each.reshape(len(filters), groups, -1, each[0, 0].numel()) for each in (wanted, filters))
+    solved: Tensor = torch.linalg.pinv(mine) @ some
+    return solved.mT.transpose(0, 1).contiguous()

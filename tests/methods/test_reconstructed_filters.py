@@ -1,0 +1,226 @@
+"""Reconstructed filters as a method: the paper's counts, plans, targets, files, and what is refused."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import spectrim as st
+from spectrim.nn import components
+from spectrim.nn.conv_sizes import ConvSizes
+from spectrim.nn.reconstructed import TemplateConv
+from spectrim.nn.template_costs import products, stored, stored_by_equation
+from spectrim.nn.two_stage import TwoStageConv
+from spectrim.zoo.resnet_cifar import resnet20, resnet56
+from spectrim.zoo.vgg import vgg16_bn
+
+NETWORKS = {"vgg16": vgg16_bn, "resnet56": resnet56}
+
+
+def convolutions(model: nn.Module, side: int) -> list[tuple[ConvSizes, int]]:
+    """Sizes and positions of every convolution."""
+    found: list[tuple[ConvSizes, int]] = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(
+                lambda each, _, out: found.append((ConvSizes.of(each), out.shape[2] * out.shape[3]))
+            )
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, 3, side, side))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("network", "rate", "expected"),
+    [
+        ("vgg16", 0.3, (29.43, 29.89, 64.82)),
+        ("vgg16", 0.5, (49.11, 49.69, 74.67)),
+        ("vgg16", 0.7, (68.79, 69.50, 84.52)),
+        ("vgg16", 0.9, (88.05, 89.46, 94.45)),
+        ("resnet56", 0.3, (28.33, 28.59, 63.35)),
+        ("resnet56", 0.5, (46.12, 47.57, 72.42)),
+        ("resnet56", 0.7, (58.36, 65.76, 81.15)),
+        ("resnet56", 0.9, (65.76, 79.44, 87.75)),
+    ],
+)
+def test_reductions_at_uniform_rates_are_the_papers(network, rate, expected):
+    model = NETWORKS[network]()
+    layers = convolutions(model, 32)
+    dense_macs = sum(positions * sizes.inside * sizes.outside * sizes.taps for sizes, positions in layers)
+    norms = sum(p.numel() for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
+    classifier = 512 * 10 + 10 if network == "vgg16" else 64 * 10 + 10
+    convs = sum(sizes.inside * sizes.outside * sizes.taps for sizes, _ in layers)
+    assert (dense_macs, convs) == {"vgg16": (313_196_544, 14_710_464), "resnet56": (125_485_056, 848_304)}[network]
+    dense = convs + norms + classifier
+    macs, real, by_equation = 0, norms + classifier, norms + classifier
+    for number, (sizes, positions) in enumerate(layers):
+        count = max(8, int((1 - rate) * sizes.outside + 0.5)) if number else sizes.outside
+        groups = 2 if number else 1
+        macs += positions * products(sizes, count, groups=groups)
+        real += stored(sizes, count, groups=groups)
+        by_equation += stored_by_equation(sizes, count, groups=groups)
+    found = tuple(100 * (1 - share) for share in (macs / dense_macs, real / dense, by_equation / dense))
+    assert found == pytest.approx(expected, abs=0.02)
+
+
+def test_a_plan_names_every_convolution_and_touches_none():
+    model = resnet20()
+    before = copy.deepcopy(model.state_dict())
+    plan = st.plan(model, st.ReconstructedFilters(keep=0.6))
+    assert len(plan.edits) == 18
+    assert [(row.site, row.reason) for row in plan.skipped] == [("conv1", "is the first convolution")]
+    assert plan.before == 269_722
+    assert 0.55 < plan.after / plan.before < 0.7
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("target", ["macs:0.64", "macs:0.52", "params:0.5", "params:150000"])
+def test_a_target_is_met_and_used_up(target):
+    model, image = resnet20().eval(), torch.rand(1, 3, 32, 32)
+    plan = st.plan(model, st.ReconstructedFilters(target=target), calibration=image)
+    assert plan.budget is not None
+    limit = float(target.split(":")[1])
+    limit = limit / plan.budget.dense if limit > 1 else limit
+    assert limit - 0.02 < plan.budget.fraction <= limit
+    plan.apply_(model)
+    st.anneal_(model, 1.0)
+    layers = [each for _, each in components(model) if isinstance(each, TemplateConv)]
+    if target.startswith("params"):
+        small = sum(p.numel() for layer in layers for p in layer.stored().parameters())
+        others = sum(
+            p.numel() for n, p in model.named_parameters() if not any(p is q for m in layers for q in m.parameters())
+        )
+        assert small + others == plan.budget.left == plan.after
+
+
+def test_annealing_reaches_the_fraction_over_all_layers_and_files_shrink(tmp_path):
+    torch.manual_seed(0)
+    model = resnet20().eval()
+    st.compress_(model, st.ReconstructedFilters(keep=0.5, groups=1))
+    dense = st.save(resnet20(), tmp_path / "dense.safetensors").total
+    st.anneal_(model, 1.0)
+    layers = [each for _, each in components(model) if isinstance(each, TemplateConv)]
+    assert sum(len(each.pruned) for each in layers) == round(0.5 * sum(each.sizes.outside for each in layers))
+    small = st.save(model, tmp_path / "small.safetensors").total
+    assert small < 0.65 * dense
+    loaded = st.load_(resnet20(), tmp_path / "small.safetensors").eval()
+    x = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(loaded(x), model(x), atol=5e-2, rtol=5e-2)
+    assert all(each.rebuilding is None for _, each in components(loaded) if isinstance(each, TemplateConv))
+    assert any(isinstance(each, TemplateConv) for _, each in components(loaded))
+    expected = loaded(x)
+    torch.testing.assert_close(st.finalize_(loaded)(x), expected, atol=1e-4, rtol=1e-4)
+    assert not list(components(loaded))
+
+
+def test_the_faster_form_is_taken_where_it_is_measured(monkeypatch):
+    model = resnet20().eval()
+    st.compress_(model, st.ReconstructedFilters(keep=0.5, groups=1), where="layer3.*")
+    st.anneal_(model, 1.0)
+    x = torch.rand(1, 3, 32, 32)
+    expected = model(x)
+    monkeypatch.setattr("spectrim.verbs.faster", lambda ours, *_: isinstance(ours, TwoStageConv))
+    st.finalize_(model, example=x)
+    assert sum(isinstance(module, TwoStageConv) for module in model.modules()) >= 1
+    torch.testing.assert_close(model(x), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_after_cuts_of_channels_and_under_frequency_regularization_in_one_file(tmp_path):
+    torch.manual_seed(0)
+    images = torch.rand(4, 3, 32, 32)
+    model = st.compress_(resnet20().eval(), st.CFDP(keep=0.75, score="l2"), calibration=images)
+    st.compress_(model, st.ReconstructedFilters(keep=0.6, groups=1))
+    st.anneal_(model, 1.0)
+    st.save(model, tmp_path / "first.safetensors", dtype=torch.float32)
+    smaller = st.load_(resnet20(), tmp_path / "first.safetensors").eval()
+    st.compress_(smaller, st.FrequencyRegularization(keep=0.3))
+    assert any(edit.startswith("layer1.0.conv1.parametrizations.weight") for edit in smaller.state_dict())
+    st.anneal_(smaller, 1.0)
+    st.save(smaller, tmp_path / "both.safetensors", dtype=torch.float32)
+    loaded = st.load_(resnet20(), tmp_path / "both.safetensors").eval()
+    torch.testing.assert_close(loaded(images), smaller(images), atol=1e-4, rtol=1e-4)
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("first", "both")]
+    assert sizes[1] < 0.5 * sizes[0]
+
+
+def test_what_is_still_to_be_rebuilt_is_not_coded():
+    model = st.compress_(resnet20(), st.ReconstructedFilters(keep=0.5))
+    plan = st.plan(model, st.FrequencyRegularization(keep=0.1))
+    reasons = {row.site: row.reason for row in plan.skipped}
+    assert "still to be rebuilt" in reasons["layer1.0.conv1.weight"]
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        (nn.Conv2d(16, 16, 1), "has a kernel of one tap; include_pointwise=True takes it"),
+        (nn.Conv2d(16, 16, 3, groups=4), "has 4 groups"),
+        (nn.Conv2d(16, 16, 3, padding_mode="reflect"), "pads in the mode 'reflect'"),
+        (nn.Conv2d(16, 16, 4, padding="same"), "pads one side more than the other"),
+        (nn.Conv2d(16, 8, 3), "has 8 filters, and 8 stay"),
+        (nn.ConvTranspose2d(16, 16, 3), "is a ConvTranspose2d, whose forward is not known"),
+    ],
+)
+def test_what_is_not_rebuilt_has_a_reason(host, reason):
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), host)
+    plan = st.plan(net, st.ReconstructedFilters(keep=0.5))
+    assert {row.site: row.reason for row in plan.skipped}["1"] == reason
+    assert not plan.edits
+
+
+def test_even_and_dilated_kernels_are_rebuilt():
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 2), nn.Conv2d(16, 16, 3, dilation=2, padding="same")
+    ).eval()
+    x = torch.rand(2, 3, 12, 12)
+    expected = net(x)
+    st.compress_(net, st.ReconstructedFilters(keep=0.9, groups=3))
+    assert torch.equal(net(x), expected)
+    assert net[1].groups == 2  # 3 does not divide 16
+    st.anneal_(net, 1.0)
+    before = net(x)
+    torch.testing.assert_close(st.finalize_(net)(x), before, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("what", "match"),
+    [
+        ({"keep": 5}, r"keep must lie in \(0, 1\], got 5"),
+        ({"keep": 0.5, "target": "macs:0.5"}, "keep and target exclude each other"),
+        ({"target": "latency:0.5"}, "target must be QUANTITY:NUMBER with one of macs, params"),
+        ({"keep": 0.5, "groups": 0}, "groups must be a whole number of at least 1"),
+        ({"keep": 0.5, "family": "shear"}, "family must be one of"),
+        ({"keep": 0.5, "least": 0}, "least must be a whole number of at least 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(what, match):
+    with pytest.raises(ValueError, match=match):
+        st.ReconstructedFilters(**what)
+
+
+def test_fewer_templates_than_the_least_cannot_be_asked_for():
+    model = resnet20()
+    with pytest.raises(
+        ValueError, match=r"keep=0.01 asks for 7 templates of 672 filters, and 8 in each of 18 layers are 144"
+    ):
+        st.plan(model, st.ReconstructedFilters(keep=0.01))
+    with pytest.raises(
+        ValueError, match=r"target params:0.1 is out of reach: 0\.\d+ of 269,722 are left with 8 templates"
+    ):
+        st.plan(model, st.ReconstructedFilters(target="params:0.1"))
+    with pytest.raises(ValueError, match="a target of macs looks at activations and needs calibration"):
+        st.plan(model, st.ReconstructedFilters(target="macs:0.5"))
+
+
+def test_what_is_coded_or_rebuilt_already_is_refused():
+    coded = st.compress_(resnet20(), st.FrequencyRegularization(keep=0.1))
+    with pytest.raises(st.OrderError, match="weights are already coded"):
+        st.plan(coded, st.ReconstructedFilters(keep=0.5))
+    rebuilt = st.compress_(resnet20(), st.ReconstructedFilters(keep=0.5))
+    with pytest.raises(st.OrderError, match="18 are already swapped"):
+        st.plan(rebuilt, st.ReconstructedFilters(keep=0.5))
+    with pytest.raises(st.OrderError, match="CFDP cuts channels, but 18 modules are already swapped"):
+        st.plan(rebuilt, st.CFDP(keep=0.5), calibration=torch.rand(1, 3, 32, 32))
+    with pytest.raises(st.SiteError, match="Sequential has none"):
+        st.plan(nn.Sequential(nn.Linear(2, 2)), st.ReconstructedFilters(keep=0.5))
