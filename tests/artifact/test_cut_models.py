@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import nn
@@ -23,6 +24,10 @@ def cut_half(model, x):
     return Plan("test", "", edits).apply_(model)
 
 
+def vit():
+    return timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=10, depth=2)
+
+
 def narrow(widths=(8, 16), classes=10):
     return nn.Sequential(
         nn.Conv2d(3, widths[0], 3), nn.BatchNorm2d(widths[0]), nn.ReLU(),
@@ -35,8 +40,8 @@ def narrow(widths=(8, 16), classes=10):
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize(
     "make",
-    [resnet20, lambda: torchvision.models.mobilenet_v2(num_classes=10), torchvision.models.resnext50_32x4d],
-    ids=["resnet20", "mobilenet_v2", "resnext50"],
+    [resnet20, lambda: torchvision.models.mobilenet_v2(num_classes=10), torchvision.models.resnext50_32x4d, vit],
+    ids=["resnet20", "mobilenet_v2", "resnext50", "vit"],
 )
 def test_a_cut_network_loads_into_its_own_architecture(make, device, norms, tmp_path):
     x = torch.randn(2, 3, 32, 32)

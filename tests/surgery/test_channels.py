@@ -15,7 +15,7 @@ from spectrim.nn.channel_map import ChannelMap
 from spectrim.surgery import PruneChannels
 from spectrim.surgery.channels import cut, groups
 from spectrim.surgery.layers import rule_of
-from spectrim.surgery.prune import silenced
+from spectrim.surgery.prune import Cut, silenced
 from spectrim.surgery.trial import not_followed
 from spectrim.zoo.densenet import densenet40
 from spectrim.zoo.googlenet import googlenet
@@ -93,7 +93,7 @@ NETWORKS = {
     "mobilenet_v2": (lambda: torchvision.models.mobilenet_v2(num_classes=10), 32, 25, 0.26),
     "efficientnet_b0": (lambda: torchvision.models.efficientnet_b0(num_classes=10), 32, 40, 0.27),
     "convnext_atto": (lambda: timm.create_model("convnext_atto", num_classes=10), 32, 12, 0.56),
-    "vit": (lambda: timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=10), 32, 12, 0.68),
+    "vit": (lambda: timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=10), 32, 24, 0.57),
     "unet": (UNet, 32, 4, 0.27),
 }
 
@@ -119,6 +119,105 @@ def test_the_cut_network_is_the_whole_one_with_the_removed_channels_silenced(nam
     writers = {path for group in found for path in group.writers} | {each.path for each in left}
     layers = {path for path, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
     assert layers <= writers
+
+
+class Gated(nn.Module):
+    """Halves of a convolution's channels are multiplied; a scale along the channels of a module of its own."""
+
+    class Scale(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            self.gamma = nn.Parameter(torch.rand(channels, 1, 1) + 0.5)
+            self.shift = nn.Parameter(torch.rand(1, channels, 1, 1))
+
+        def forward(self, x):
+            return x * self.gamma + self.shift
+
+    def __init__(self):
+        super().__init__()
+        self.wide = nn.Conv2d(3, 16, 3, padding=1)
+        self.scale = self.Scale(8)
+        self.out = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        one, other = self.wide(x).chunk(2, dim=1)
+        return self.out(self.scale(one * other.sigmoid()))
+
+
+class Shuffled(nn.Module):
+    """One half of the channels passes, the other is worked on; then the halves are shuffled."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.side = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+        self.out = nn.Conv2d(16, 4, 1)
+
+    def forward(self, x):
+        one, other = self.stem(x).chunk(2, dim=1)
+        x = torch.cat([one, self.side(other)], 1)
+        n, c, h, w = x.shape
+        return self.out(x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w).relu())
+
+
+class Grouped(nn.Module):
+    """A group normalisation loses whole groups."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Conv2d(3, 12, 3, padding=1)
+        self.norm = nn.GroupNorm(4, 12)
+        self.out = nn.Conv2d(12, 4, 1)
+
+    def forward(self, x):
+        return self.out(self.norm(self.one(x)).relu())
+
+
+@pytest.mark.parametrize(
+    ("make", "expected", "gone"),
+    [
+        (Gated, {"wide": (16, 8)}, 3),
+        (Shuffled, {"stem": (16, 8)}, 3),
+        (Grouped, {"one": (12, 4)}, 1),
+    ],
+)
+def test_channels_go_as_the_forward_lays_them_out(make, expected, gone):
+    torch.manual_seed(0)
+    model = settled(make(), x := torch.randn(2, 3, 8, 8, dtype=torch.float64))
+    found, _ = groups(model, [x[:1]])
+    assert {group.path: (group.width, len(group.units)) for group in found} == expected
+    edits = tuple(cut(model, group, list(range(gone))) for group in found)
+    assert not_followed(model, edits, [x]) == {}
+    assert_equal_to_the_silenced(model, edits, x)
+
+
+def vit():
+    return timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=10, depth=2)
+
+
+def test_attention_loses_whole_heads_and_counts_them():
+    torch.manual_seed(0)
+    model = settled(vit(), x := torch.randn(2, 3, 32, 32, dtype=torch.float64))
+    found, _ = groups(model, [x[:1]])
+    heads = [group for group in found if group.path.endswith("qkv")]
+    assert [(group.width, len(group.units)) for group in heads] == [(3 * 192, 3)] * 2
+    edit = cut(model, heads[0], [1])
+    attention = model.blocks[0].attn
+    undo = edit.prepare(model)()
+    assert (attention.num_heads, attention.attn_dim) == (2, 128)
+    undo()
+    assert (attention.num_heads, attention.attn_dim) == (3, 192)
+    assert_equal_to_the_silenced(model, (edit,), x)
+    assert (attention.num_heads, attention.attn_dim) == (2, 128)
+    assert model.blocks[1].attn.num_heads == 3
+
+
+def test_a_part_of_a_head_does_not_go():
+    model = vit()
+    rows = PruneChannels("blocks.0.attn.qkv", (5,), 576, (Cut((5,), (("blocks.0.attn.qkv.weight", 0, (576, 192)),
+                                                                   ("blocks.0.attn.qkv.bias", 0, (576,)))),))  # fmt: skip
+    with pytest.raises(PlanError, match=r"planned to cut 'blocks\.0\.attn', found that what is left is no Attention"):
+        rows.prepare(model)
 
 
 def small():
@@ -251,7 +350,7 @@ class Stubborn(nn.Module):
         super().__init__()
         self.one = nn.Conv2d(3, 8, 3, padding=1)
         self.two = nn.Conv2d(8, 8, 3, padding=1)
-        self.norm = nn.GroupNorm(2, 8)
+        self.norm = nn.GroupNorm(1, 8)
         self.three = nn.Conv2d(8, 8, 1)
         self.never = nn.Conv2d(8, 8, 1)
         self.fc = nn.Linear(8, 2)

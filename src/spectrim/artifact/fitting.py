@@ -50,7 +50,7 @@ def fit(model: nn.Module, artifact: Artifact) -> Fitted:
     layers = _layers(model, [e for e in artifact.structure.components if issubclass(kinds[e.path], Layer)])
     places = _places(model, layers)
     _same_names(model, artifact, places)
-    fitted = Fitted(layers, resized(artifact.structure, places))
+    fitted = Fitted(layers, resized(model, artifact.structure, places))
     for entry, parts in zip(artifact.structure.components, artifact.codes, strict=True):
         kind = kinds[entry.path]
         if issubclass(kind, Codec):

@@ -12,8 +12,8 @@ from spectrim.artifact.places import Place
 from spectrim.artifact.reader import read
 from spectrim.errors import ArtifactError
 from spectrim.surgery.edits import ParametrizeTensor, swap_
-from spectrim.surgery.layers import settle_
 from spectrim.surgery.plan import Plan
+from spectrim.surgery.rules import settle_
 from spectrim.surgery.sites import coded
 
 

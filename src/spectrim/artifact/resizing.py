@@ -6,13 +6,17 @@ from torch import nn
 
 from spectrim.artifact.places import Place
 from spectrim.artifact.structure import Structure
-from spectrim.surgery.layers import Rule, rule_of
-from spectrim.surgery.sites import dotted
+from spectrim.surgery.heads import Heads
+from spectrim.surgery.layers import rule_of
+from spectrim.surgery.rules import Rule
+from spectrim.surgery.sites import dotted, walk
 
 Shape = tuple[int, ...]
 
 
-def resized(structure: Structure, places: Mapping[str, Place]) -> list[tuple[nn.Module, dict[str, int]]]:
+def resized(
+    model: nn.Module, structure: Structure, places: Mapping[str, Place]
+) -> list[tuple[nn.Module, dict[str, int]]]:
     """Mark the places of layers that the file has with fewer channels; the shapes come from the file.
 
     Only layers that have a rule in :mod:`spectrim.surgery.layers` get smaller, never larger, each in a way in which a cut can
@@ -46,22 +50,40 @@ def resized(structure: Structure, places: Mapping[str, Place]) -> list[tuple[nn.
             continue
         if (sizes := rule.sizes(module, _shapes(module) | new)) is not None:
             found.append((module, rule, new, sizes))
-    if not _explained([(module, rule, new) for module, rule, new, _ in found]):
+    heads = _heads(model, shapes)
+    if heads is None or not _explained([(module, rule, new) for module, rule, new, _ in found]):
         return []
     smaller = {id(module) for module, *_ in found}
     for name, place in places.items():
         if name in shapes and shapes[name] != place.shape and all(id(slot.module) in smaller for slot in place.slots):
             place.resized = shapes[name]
-    return [(module, sizes) for module, _, _, sizes in found]
+    return [*heads, *((module, sizes) for module, _, _, sizes in found if not isinstance(rule_of(module), Heads))]
+
+
+def _heads(model: nn.Module, shapes: Mapping[str, Shape]) -> list[tuple[nn.Module, dict[str, int]]] | None:
+    """Attention modules with fewer heads; None where the projections of one are cut within a head."""
+    found = []
+    for path, module in walk(model):
+        if isinstance(rule := rule_of(module), Heads):
+            sizes = rule.sizes(
+                module, {name: shapes.get(dotted(path, name), shape) for name, shape in _shapes(module).items()}
+            )
+            if sizes is None:
+                return None
+            found.append((module, sizes))
+    return [each for each in found if each[1]]
 
 
 def _shapes(module: nn.Module) -> dict[str, Shape]:
-    tensors = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    tensors = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
     return {name: tuple(tensor.shape) for name, tensor in tensors}
 
 
 def _explained(layers: Sequence[tuple[nn.Module, Rule, Mapping[str, Shape]]]) -> bool:
-    """Whether no layer writes fewer channels by more than all layers together read fewer."""
+    """Whether no layer writes fewer channels by much more than all layers together read fewer.
+
+    A gate writes two channels where one is read, attention a query, a key and a value.
+    """
     read = 0
     written = [0]
     for module, rule, new in layers:
@@ -72,4 +94,4 @@ def _explained(layers: Sequence[tuple[nn.Module, Rule, Mapping[str, Shape]]]) ->
                     difference = before[tensor][dim] - new[tensor][dim]
                     read += 0 if lost else difference
                     written += [difference] * lost
-    return max(written) <= read
+    return max(written) <= 4 * read

@@ -220,6 +220,8 @@ def _grouped(
         elif not free:
             reasons = [cast(str, atoms.reason(root)) for root in order]
             left += [Left(path, max(reasons, key=reasons.count)) for path in members]
+        elif len(free) == 1 and len(order) == 1:
+            left += [Left(path, "its channels only go all together") for path in members]
         elif not readers:
             left += [Left(path, "is read by no layer") for path in members]
         else:

@@ -1,7 +1,6 @@
-"""Which axes of a layer's tensors are channels, and what the layer must know when they become fewer: a rule per type."""
+"""The rules of torch's layers, and the rule of any layer."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,38 +9,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from spectrim.nn.channel_map import ChannelMap
-
-Shape = tuple[int, ...]
-
-
-class Rule(ABC):
-    """How one type of layer is cut.
-
-    ``outputs`` and ``inputs`` name the axes (tensor, dimension) along which the layer's own channels lie, written and
-    read; along an axis in both, channels pass through.
-    """
-
-    @abstractmethod
-    def outputs(self, layer: Any) -> list[tuple[str, int]]:
-        """Axes of output channels."""
-
-    def inputs(self, layer: Any) -> list[tuple[str, int]]:
-        """Axes of input channels that are not output channels too."""
-        return []
-
-    @abstractmethod
-    def sizes(self, layer: Any, shapes: Mapping[str, Shape]) -> dict[str, int] | None:
-        """The layer's integer attributes for tensors of these shapes; None where no cut of it has them."""
-
-    def cut(self, value: Tensor, dim: int, gone: Sequence[int]) -> Tensor:
-        """A tensor of the layer without these channels along an axis."""
-        left = torch.ones(value.shape[dim], dtype=torch.bool)
-        left[list(gone)] = False
-        return value.index_select(dim, left.nonzero()[:, 0].to(value.device))
-
-    def silenced(self, value: Tensor, dim: int, gone: Sequence[int]) -> Tensor:
-        """A tensor of the layer that gets nothing from these channels along an axis that it reads."""
-        return value.index_fill(dim, torch.tensor(gone, device=value.device), 0)
+from spectrim.surgery.heads import Heads
+from spectrim.surgery.rules import Rule, Shape, smaller
+from spectrim.surgery.scales import Scales
 
 
 class _Weighted(Rule):
@@ -57,7 +27,7 @@ class _Weighted(Rule):
     def sizes(self, layer: Any, shapes: Mapping[str, Shape]) -> dict[str, int] | None:
         weight, before = shapes["weight"], tuple(layer.weight.shape)
         out, inside = weight[self.out], weight[1 - self.out]
-        if not _smaller(weight, before) or weight[2:] != before[2:] or shapes.get("bias", (out,)) != (out,):
+        if not smaller(weight, before) or weight[2:] != before[2:] or shapes.get("bias", (out,)) != (out,):
             return None
         return self._named(layer, out, inside)
 
@@ -87,9 +57,20 @@ class _Vectors(Rule):
     def sizes(self, layer: Any, shapes: Mapping[str, Shape]) -> dict[str, int] | None:
         lengths = {shapes[name] for name, _ in self.outputs(layer)}
         before = tuple(getattr(layer, self.outputs(layer)[0][0]).shape) if lengths else ()
-        if len(lengths) != 1 or not _smaller(length := lengths.pop(), before):
+        if len(lengths) != 1 or not smaller(length := lengths.pop(), before):
             return None
         return {self.size: length[0]}
+
+
+class _Groups(_Vectors):
+    """Whole groups go, so that those that stay average over what they did."""
+
+    def sizes(self, layer: nn.GroupNorm, shapes: Mapping[str, Shape]) -> dict[str, int] | None:
+        sizes = super().sizes(layer, shapes)
+        if sizes is None:
+            return None
+        groups, rest = divmod(layer.num_groups * sizes[self.size], layer.num_channels)
+        return None if rest or not groups else {**sizes, "num_groups": groups}
 
 
 class _Map(Rule):
@@ -100,7 +81,7 @@ class _Map(Rule):
         return [("source", 1)]  # no axis of the tensor: the channels that its values name
 
     def sizes(self, layer: ChannelMap, shapes: Mapping[str, Shape]) -> dict[str, int] | None:
-        return {} if _smaller(shapes["source"], tuple(layer.source.shape)) else None
+        return {} if smaller(shapes["source"], tuple(layer.source.shape)) else None
 
     def cut(self, value: Tensor, dim: int, gone: Sequence[int]) -> Tensor:
         if dim == 0:
@@ -118,9 +99,11 @@ _RULES: tuple[tuple[type | tuple[type, ...], Rule], ...] = (
     (_ConvNd, _Conv()),
     (nn.Linear, _Weighted()),
     (_BatchNorm, _Vectors(("weight", "bias", "running_mean", "running_var"), "num_features")),
+    (nn.GroupNorm, _Groups(("weight", "bias"), "num_channels")),
     (nn.PReLU, _Vectors(("weight",), "num_parameters")),
     (ChannelMap, _Map()),
 )
+_OTHERS: tuple[Scales | Heads, ...] = (Heads(), Scales())
 
 
 def rule_of(layer: nn.Module) -> Rule | None:
@@ -129,21 +112,5 @@ def rule_of(layer: nn.Module) -> Rule | None:
     >>> rule_of(nn.Conv2d(1, 2, 3)).outputs(nn.Conv2d(1, 2, 3))
     [('weight', 0), ('bias', 0)]
     """
-    return next((rule for kinds, rule in _RULES if isinstance(layer, kinds)), None)
-
-
-def settle_(layer: nn.Module, sizes: Mapping[str, int]) -> Callable[[], None]:
-    """Set integer attributes of a layer; the result undoes it."""
-    before = {name: getattr(layer, name) for name in sizes}
-
-    def undo() -> None:
-        for name, value in before.items():
-            setattr(layer, name, value)
-
-    for name, value in sizes.items():
-        setattr(layer, name, value)
-    return undo
-
-
-def _smaller(shape: Shape, than: Shape) -> bool:
-    return len(shape) == len(than) and all(1 <= new <= old for new, old in zip(shape, than, strict=True))
+    found = next((rule for kinds, rule in _RULES if isinstance(layer, kinds)), None)
+    return found or next((rule for rule in _OTHERS if rule.fits(layer)), None)

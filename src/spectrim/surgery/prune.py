@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from spectrim.errors import OrderError, PlanError
 from spectrim.surgery.edits import Act, Edit, Undo, module_at
-from spectrim.surgery.layers import Rule, rule_of, settle_
-from spectrim.surgery.sites import coded
+from spectrim.surgery.heads import Heads
+from spectrim.surgery.layers import rule_of
+from spectrim.surgery.rules import Rule, settle_
+from spectrim.surgery.sites import coded, dotted
 
 Axes: TypeAlias = dict[str, dict[int, list[int]]]
 
@@ -78,14 +80,17 @@ class PruneChannels(Edit, verb="prune"):
             for dim, gone in sorted(axes.items(), reverse=True):  # what a map reads comes before what it writes
                 value = rule.cut(value, dim, gone)
             layers.setdefault(path, {})[name] = value
-        sizes = {path: _sizes(model, path, values) for path, values in layers.items()}
+        shapes = {
+            dotted(path, name): tuple(value.shape) for path, values in layers.items() for name, value in values.items()
+        }
+        sizes = {path: _sizes(model, path, shapes) for path in (*layers, *_around(model, layers))}
 
         def act() -> Undo:
             undos: list[Undo] = []
-            for path, values in layers.items():
+            for path, numbers in sizes.items():
                 module = model.get_submodule(path)
-                undos.append(settle_(module, sizes[path]))
-                undos += [_put_(module, name, value) for name, value in values.items()]
+                undos.append(settle_(module, numbers))
+                undos += [_put_(module, name, value) for name, value in layers.get(path, {}).items()]
 
             def undo() -> None:
                 for each in reversed(undos):
@@ -183,15 +188,24 @@ def _tensor(module: nn.Module, name: str, site: str) -> Tensor:
     return value.detach()
 
 
-def _sizes(model: nn.Module, path: str, values: Mapping[str, Tensor]) -> dict[str, int]:
+def _around(model: nn.Module, paths: Iterable[str]) -> list[str]:
+    """Modules that count the heads of layers in them."""
+    above = {path.rpartition(".")[0] for path in paths}
+    while more := {path.rpartition(".")[0] for path in above} - above:
+        above |= more
+    return [path for path in sorted(above - set(paths)) if isinstance(rule_of(model.get_submodule(path)), Heads)]
+
+
+def _sizes(model: nn.Module, path: str, cut: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     module, rule = _layer(model, path, path)
-    shapes = {name: tuple(tensor.shape) for name, tensor in
-              (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))}  # fmt: skip
-    sizes = rule.sizes(module, shapes | {name: tuple(value.shape) for name, value in values.items()})
+    tensors = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    shapes = {name: cut.get(dotted(path, name), tuple(tensor.shape)) for name, tensor in tensors}
+    sizes = rule.sizes(module, shapes)
     if sizes is None:
+        changed = {name: shapes[name] for name, _ in tensors if dotted(path, name) in cut}
         raise PlanError(
-            f"planned to cut {path!r}, found that what is left is no {type(module).__name__}: "
-            f"{ {name: tuple(value.shape) for name, value in values.items()} }. Plan again on this model."
+            f"planned to cut {path!r}, found that what is left is no {type(module).__name__}: {changed}. "
+            "Plan again on this model."
         )
     return sizes
 

@@ -56,10 +56,32 @@ class Trace:
         self._found[tensor] = labels
 
     def passed(self, labels: Labels, to: Mapping[int, int], reason: str) -> Labels:
-        """Labels whose axes are all in ``to``, renumbered; the others are locked."""
-        kept = tuple(label for label in labels if set(label.dims) <= to.keys())
-        self.atoms.lock([label for label in labels if label not in kept], reason)
-        return moved(kept, to)
+        """Labels whose axes are all in ``to``, renumbered; the others are locked.
+
+        Of a label over several axes of which only some are in ``to``, whole slices along those can still go.
+        """
+        kept = []
+        for label in labels:
+            here = tuple(dim for dim in label.dims if dim in to)
+            if here:
+                kept.append(self.whole(label, [dim for dim in label.dims if dim not in to]))
+            else:
+                self.atoms.lock([label], reason)
+        return moved(tuple(kept), to)
+
+    def whole(self, label: Label, dims: Sequence[int]) -> Label:
+        """Let what lies along some axes of a label go together only; the label over the other axes.
+
+        Args:
+            label: Over at least one axis more than these.
+            dims: Axes of which a cut leaves nothing or everything.
+        """
+        ids = label.ids
+        for dim in dims:
+            axis = label.dims.index(dim)
+            self.atoms.unite(ids, ids.take([0], axis), "lies beside a tensor of fixed size")
+        first = tuple(0 if dim in dims else slice(None) for dim in label.dims)
+        return Label(tuple(dim for dim in label.dims if dim not in dims), ids[first])
 
     def meet(self, many: Sequence[tuple[Labels, Sequence[int]]], size: Sequence[int], reason: str) -> Labels:
         """The labels of an elementwise result: what lies on each other goes together.

@@ -52,10 +52,23 @@ def _layer_norm(trace: Trace, call: Call) -> Labels:
 
 
 def _group_norm(trace: Trace, call: Call) -> Labels:
-    reason = "a group normalisation averages over the channels, so that removing one changes the others"
-    for tensor in tensors(call.args):
-        trace.atoms.lock(trace.of(tensor), reason)
-    return ()
+    """Whole groups go: an average over a group stays what it was. With a single group there is nothing to cut."""
+    x, weight, bias = call.args[:3]
+    groups = call.args[6]
+    channels = along(trace.of(x), 1)
+    if groups == 1 or weight is None or channels is None or channels.ids.ndim > 1:
+        reason = "a group normalisation averages over the channels, so that removing one changes the others"
+        for tensor in tensors(call.args):
+            trace.atoms.lock(trace.of(tensor), reason)
+        return ()
+    labels = trace.passed(trace.of(x), {1: 1}, "a group normalisation averages over space")
+    many: list[tuple[Labels, Sequence[int]]] = [(moved(labels, {1: 0}), (x.shape[1],))]
+    many += [(trace.of(vector), vector.shape) for vector in (weight, bias) if isinstance(vector, Tensor)]
+    found = trace.meet(many, (x.shape[1],), "meets a group normalisation of fixed size")
+    for label in found:
+        rows = label.ids.reshape(groups, -1)
+        trace.atoms.unite(rows, rows[:, :1], "shares a group with a channel of fixed size")
+    return moved(found, {0: 1})
 
 
 RULES: Mapping[str, Rule] = {

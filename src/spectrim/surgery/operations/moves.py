@@ -1,9 +1,11 @@
 """Operations that move elements: reshaping, slicing, joining."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 from spectrim.surgery.atoms import FIXED, Label, Labels, along, moved, reduced, reshaped
 from spectrim.surgery.trace import Call, Rule, Trace, for_all
@@ -18,9 +20,25 @@ def _reshape(trace: Trace, call: Call) -> Labels:
 def _permute(order: Callable[[int, tuple[Any, ...]], list[int]]) -> Rule:
     def rule(trace: Trace, call: Call) -> Labels:
         x = call.args[0]
-        return moved(trace.of(x), {old: new for new, old in enumerate(order(x.ndim, call.args[1:]))})
+        place = {old: new for new, old in enumerate(order(x.ndim, call.args[1:]))}
+        labels = trace.of(x)
+        for label in labels:
+            if _shuffled(label, place):
+                shortest = min(label.dims, key=lambda dim: x.shape[dim])
+                trace.atoms.unite(label.ids, label.ids.take([0], label.dims.index(shortest)), "is shuffled")
+        return moved(labels, place)
 
     return rule
+
+
+def _shuffled(label: Label, place: Mapping[int, int]) -> bool:
+    """Whether axes of one label change their order.
+
+    Channels that were folded into groups are then laid out anew, which is the same for all sizes only if as many go from
+    every group: those at one place in all groups.
+    """
+    before = sorted(label.dims)
+    return [place[dim] for dim in before] != sorted(place[dim] for dim in before)
 
 
 def _transposed(ndim: int, args: tuple[Any, ...]) -> list[int]:
@@ -32,16 +50,10 @@ def _transposed(ndim: int, args: tuple[Any, ...]) -> list[int]:
 
 
 def _expand(trace: Trace, call: Call) -> Labels:
+    """Also of ``repeat``."""
     x = call.args[0]
     gap = call.out.ndim - x.ndim
     place = {dim: dim + gap for dim in range(x.ndim) if call.out.shape[dim + gap] == x.shape[dim]}
-    return trace.passed(trace.of(x), place, "is expanded to a fixed size")
-
-
-def _repeat(trace: Trace, call: Call) -> Labels:
-    x = call.args[0]
-    gap = call.out.ndim - x.ndim
-    place = {d: d + gap for d in range(x.ndim) if call.out.shape[d + gap] == x.shape[d]}
     return trace.passed(trace.of(x), place, "is repeated along the channels")
 
 
@@ -83,38 +95,66 @@ def _slice(trace: Trace, call: Call) -> Labels:
 
 def _select(trace: Trace, call: Call) -> Labels:
     x, dim, index = call.args
-    return _dropped(trace.of(x), dim % x.ndim, index)
+    return _dropped(trace, trace.of(x), dim % x.ndim, index)
 
 
-def _dropped(labels: Labels, dim: int, index: int) -> Labels:
-    """Labels after one entry of an axis was taken."""
+def _dropped(trace: Trace, labels: Labels, dim: int, index: int) -> Labels:
+    """Labels after one entry of an axis was taken. The number of the entry is fixed, so the axis keeps its size."""
     found = []
     for label in labels:
-        dims, ids = label.dims, label.ids
-        if dim in dims:
-            ids = np.take(ids, [index], dims.index(dim)).squeeze(dims.index(dim))
-            dims = tuple(d for d in dims if d != dim)
-        if dims and (kept := reduced(ids, [d - (d > dim) for d in dims])) is not None:
-            found.append(kept)
+        after = tuple(d - (d > dim) for d in label.dims if d != dim)
+        if dim not in label.dims:
+            found.append(Label(after, label.ids))
+        elif not after:
+            trace.atoms.lock([label], "is picked by a fixed number")
+        else:
+            trace.whole(label, [dim])
+            ids = label.ids.take([index], label.dims.index(dim)).squeeze(label.dims.index(dim))
+            if (kept := reduced(ids, after)) is not None:
+                found.append(kept)
     return tuple(found)
 
 
 def _unbind(trace: Trace, call: Call) -> list[Labels]:
     x = call.args[0]
     dim = (call.args[1] if len(call.args) > 1 else 0) % x.ndim
-    return [_dropped(trace.of(x), dim, index) for index in range(len(call.out))]
+    return [_dropped(trace, trace.of(x), dim, index) for index in range(len(call.out))]
 
 
 def _split(trace: Trace, call: Call) -> list[Labels]:
+    """Equal parts stay equal: what lies at one place in all of them goes together. Others have fixed sizes."""
     x = call.args[0]
     dim = (call.args[2] if len(call.args) > 2 else call.kwargs.get("dim", 0)) % x.ndim
-    found, start = [], 0
-    for piece in call.out:
-        end = start + piece.shape[dim]
-        found.append(tuple(_picked(each, dim, slice(start, end)) if dim in each.dims else each
-                           for each in trace.of(x)))  # fmt: skip
-        start = end
-    return found
+    sizes = [piece.shape[dim] for piece in call.out]
+    found: list[list[Label]] = [[] for _ in sizes]
+    for label in trace.of(x):
+        if dim not in label.dims:
+            pieces = [label] * len(sizes)
+        elif len(set(sizes)) == 1:
+            ends = list(itertools.accumulate(sizes))
+            pieces = [_picked(label, dim, slice(end - size, end)) for size, end in zip(sizes, ends, strict=True)]
+            for piece in pieces[1:]:
+                trace.atoms.unite(pieces[0].ids, piece.ids, "is split beside a tensor of fixed size")
+        elif len(label.dims) > 1:
+            pieces = [trace.whole(label, [dim])] * len(sizes)
+        else:
+            trace.atoms.lock([label], "is split into parts of fixed sizes")
+            continue
+        for each, piece in zip(found, pieces, strict=True):
+            each.append(piece)
+    return [tuple(each) for each in found]
+
+
+def _index(trace: Trace, call: Call) -> Labels:
+    """``x[..., index, ...]`` with a tensor of numbers for one axis: the others pass."""
+    x, picked = call.args[0], call.args[1]
+    at = [dim for dim, index in enumerate(picked) if index is not None]
+    by = picked[at[0]]
+    if len(at) > 1 or by.dtype in (torch.bool, torch.uint8):
+        place = {}
+    else:
+        place = {dim: dim + (by.ndim - 1) * (dim > at[0]) for dim in range(x.ndim) if dim != at[0]}
+    return trace.passed(trace.of(x), place, "is picked by fixed numbers")
 
 
 def _index_select(trace: Trace, call: Call) -> Labels:
@@ -161,8 +201,7 @@ RULES: Mapping[str, Rule] = {
     **for_all(_permute(lambda ndim, args: [d % ndim for d in args[0]]), "permute"),
     **for_all(_permute(_transposed), "transpose"),
     **for_all(_permute(lambda ndim, _: list(range(ndim))[::-1]), "t"),
-    **for_all(_expand, "expand"),
-    **for_all(_repeat, "repeat"),
+    **for_all(_expand, "expand repeat"),
     **for_all(_flip, "flip"),
     **for_all(_roll, "roll"),
     **for_all(_pad, "constant_pad_nd"),
@@ -171,6 +210,7 @@ RULES: Mapping[str, Rule] = {
     **for_all(_unbind, "unbind"),
     **for_all(_split, "split split_with_sizes chunk"),
     **for_all(_index_select, "index_select"),
+    **for_all(_index, "index"),
     **for_all(_cat, "cat"),
     **for_all(_stack, "stack"),
 }  # fmt: skip

@@ -1,11 +1,12 @@
-"""Matrix products: an axis of each side is summed over together."""
+"""Matrix products, attention among them: an axis of each side is summed over together."""
 
 from collections.abc import Mapping
 
+import numpy as np
 from torch import Tensor
 
-from spectrim.surgery.atoms import Label, Labels, along
-from spectrim.surgery.trace import Call, Rule, Trace, for_all
+from spectrim.surgery.atoms import FIXED, Label, Labels, along
+from spectrim.surgery.trace import Call, Rule, Trace, for_all, tensors
 
 
 def _product(trace: Trace, one: Tensor, other: Tensor) -> Labels:
@@ -51,7 +52,24 @@ def _addmm(trace: Trace, call: Call) -> Labels:
     )
 
 
+def _attention(trace: Trace, call: Call) -> Labels:
+    """Queries, keys and values of (batch, head, token, channel), and what is added to the logits: whole heads go."""
+    query, key, value, *masks = (t for t in tensors((call.args, call.kwargs)) if t.ndim == 4)
+    heads = query.shape[1]
+    reason = "goes through fused attention with a tensor of fixed size"
+    parts = []
+    for tensor in (query, key, value, *(mask for mask in masks if mask.shape[1] == heads)):
+        by_head = trace.passed(trace.of(tensor), {1: 1}, "a fused attention sums over the channels")
+        parts.append(np.full(heads, FIXED) if not by_head else by_head[0].ids)
+    for part in parts[1:]:
+        trace.atoms.unite(parts[0], part, reason)
+    return (Label((1,), parts[2]),) if parts[2].any() else ()
+
+
 RULES: Mapping[str, Rule] = {
     **for_all(_matmul, "mm bmm"),
+    **for_all(_attention, "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
+                          "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention "
+                          "_scaled_dot_product_attention_math _scaled_dot_product_fused_attention_overrideable"),
     **for_all(_addmm, "addmm baddbmm"),
 }  # fmt: skip
