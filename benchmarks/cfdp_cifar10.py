@@ -96,6 +96,7 @@ CUTS = {
         network="resnet20", keep={"*.conv1": 0.5}, rankings=OURS + PEERS, epochs=1, lr=0.02, seeds=(0, 1, 2)
     ),
     "resnet56-paper": Cut(network="resnet56", keep="resnet56", rankings=OURS, epochs=0.5, lr=0.02, seeds=(0, 1, 2)),
+    "resnet56-longer": Cut(network="resnet56", keep="resnet56", rankings=("ortho",), epochs=4, lr=0.05, seeds=(0,)),
     "resnet20-all": Cut(network="resnet20", keep=0.5, rankings=OURS, epochs=1, lr=0.05, seeds=(0, 1, 2)),
     "resnet20-scratch": Cut(
         network="resnet20", keep=0.5, rankings=("ortho", "ortho untrained", "random"), epochs=3, lr=0.1, seeds=(0, 1, 2),
