@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,64 @@ def test_plan_shows_the_cut_before_it_is_made(shell):
     assert "skipped: is the output of the model" in out
 
 
+CFDP = ["--data", "digits", "--method", "cfdp", "--score", "l2"]
+
+
+def test_plan_meets_a_target(shell, tmp_path):
+    status, out, _ = shell("plan", "lenet5", *CFDP, "--target", "macs:0.5")
+    assert status == 0
+    assert "; macs 0.4" in out.splitlines()[0]
+    assert out.splitlines()[0].endswith(" of dense, asked 0.5")
+    assert re.search(r"saves [\d,]+ parameters and [\d,]+ MACs", out)
+    status, out, _ = shell("plan", "lenet5", *CFDP, "--target", "params:100000", "--json")
+    budget = json.loads(out)["budget"]
+    assert (budget["target"], budget["dense"]) == ("params:100000", 429_510)
+    assert 80_000 < budget["left"] <= 100_000
+
+
+def test_plan_looks_at_the_weights_that_are_given(shell, tmp_path):
+    from spectrim.zoo.lenet import lenet5
+
+    torch.manual_seed(1)
+    model = lenet5()
+    with torch.no_grad():
+        model.conv2.weight[4:68], model.conv2.bias[4:68] = 0, 0
+    file = tmp_path / "w.pt"
+    torch.save(model.state_dict(), file)
+    status, out, _ = shell("plan", "lenet5", *CFDP, "--keep", "0.5", "--weights", file, "--json")
+    assert status == 0
+    (edit,) = [edit for edit in json.loads(out)["edits"] if edit["path"] == "conv2"]
+    assert edit["channels"] == list(range(4, 68))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([*CFDP, "--target", "macs:0.001"], "target macs:0.001 is below what can be reached, 0."),
+        ([*CFDP, "--target", "macs:50"], "For 50 percent, write macs:0.5."),
+        ([*CFDP, "--target", "half"], "target must be QUANTITY:NUMBER with one of macs, params, latency"),
+        ([*CFDP, "--target", "macs:0.5", "--keep", "0.5"], "give one of them, got keep=0.5 and target='macs:0.5'"),
+        (["--target", "macs:0.5"], "frequency-regularization has no setting 'target'. It has keep"),
+    ],
+)
+def test_a_target_that_cannot_be_met_is_one_sentence(shell, arguments, said):
+    status, out, err = shell("plan", "lenet5", *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("spectrim: ")
+    assert err.count("\n") == 1
+    assert said in err
+
+
+def test_compress_meets_a_target_and_writes_down_what_is_left(shell, tmp_path):
+    status, _, err = shell("compress", "lenet5", *CFDP, "--target", "macs:0.5", "--dense-epochs", "1", "--epochs", "1",
+                           "--out", tmp_path / "half", "--cpu")  # fmt: skip
+    assert status == 0, err
+    result = json.loads((tmp_path / "half" / "result.json").read_text())
+    assert result["compressed"]["macs"] == result["plans"][0]["budget"]["left"] <= 0.5 * result["dense"]["macs"]
+    page = (tmp_path / "half" / "report.html").read_text()
+    assert "asked for macs:0.5, 0.4" in page
+
+
 def test_compress_cuts_channels_and_the_artifact_loads(shell, tmp_path):
     arguments = ["--data", "digits", "--method", "cfdp", "--score", "ortho", "--keep", "0.5", "--epochs", "1"]
     status, _, err = shell("compress", "lenet5", *arguments, "--out", tmp_path / "run", "--cpu")
@@ -164,11 +223,13 @@ def test_methods_are_listed_with_their_settings(shell):
     rows = json.loads(shell("methods", "--json")[1])
     keeps = {row["name"]: row["settings"]["keep"] for row in rows}
     assert keeps == {
-        "cfdp": 0.5,
+        "cfdp": None,
         "frequency-regularization": 0.01,
         "pointwise-pruning": 0.5,
         "reconstructed-filters": None,
     }
+    assert all(row["meanings"].keys() == row["settings"].keys() and all(row["meanings"].values()) for row in rows)
+    assert "macs:0.5, params:0.3, latency:0.7" in shell("methods")[1]
 
 
 def test_eval_measures_an_artifact(shell, artifact):

@@ -96,6 +96,7 @@ SMALLER_MIX = (
 )
 CASES = [
     Case("cfdp", CFDP(keep=0.3), CFDP(keep=1.0), touches="channels"),
+    Case("cfdp, budget", CFDP(target="macs:0.6", round_to=1), CFDP(target="macs:1"), touches="channels"),
     Case("frequency regularization", FrequencyRegularization(keep=0.1), FrequencyRegularization(keep=1.0)),
     Case(
         "frequency regularization, official",

@@ -7,8 +7,9 @@ from torch import nn
 
 import spectrim as st
 from spectrim.measure import macs
-from spectrim.methods.cfdp import CFDP, kept_units
+from spectrim.methods.cfdp import CFDP
 from spectrim.methods.cfdp_scores import SCORES
+from spectrim.methods.cfdp_widths import kept_units
 from spectrim.methods.features import mean_scores
 from spectrim.surgery.channels import Group, groups
 from spectrim.zoo.googlenet import googlenet

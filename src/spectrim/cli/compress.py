@@ -15,6 +15,7 @@ def compress(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the artifact, the numbers and the report.")],
     method: options.MethodName = options.METHODS[0],
     keep: options.Keep = None,
+    target: options.Target = None,
     floor: options.Floor = None,
     schedule: options.Schedule = None,
     score: options.Score = None,
@@ -82,6 +83,8 @@ def compress(
       spectrim compress resnet20 --data cifar10:data/cifar --weights resnet20.safetensors --normalize imagenet \\
           --keep 0.2 --epochs 10 --out runs/resnet20
       spectrim compress resnet56 --data cifar10:data/cifar --method cfdp --keep 0.5 --recipe hrankplus --ema 0.999 --out runs/c
+      spectrim compress resnet20 --data cifar10:data/cifar --weights resnet20.safetensors --normalize imagenet \\
+          --method cfdp --target macs:0.5 --epochs 10 --out runs/half
       spectrim compress torchvision:resnet18 --data images:photos --keep '*.downsample.*=1' --keep '*=0.05' --out runs/p
       torchrun --nproc_per_node 2 -m spectrim compress resnet18 --data cifar10:data/cifar --precision bf16 --out runs/b
     """
@@ -93,7 +96,7 @@ def compress(
             model=model,
             data=data,
             method=method,
-            settings=options.settings(method, keep, floor, schedule, settings, score=score),
+            settings=options.settings(method, keep, floor, schedule, settings, score=score, target=target),
             where=tuple(where) if where else None,
             weights=weights,
             recipe=recipe,

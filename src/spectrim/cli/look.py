@@ -1,6 +1,7 @@
 """``spectrim plan``, ``inspect`` and ``methods``: looking before cutting, and after."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ def plan(
     model: options.Model,
     method: options.MethodName = options.METHODS[0],
     keep: options.Keep = None,
+    target: options.Target = None,
     floor: options.Floor = None,
     schedule: options.Schedule = None,
     score: options.Score = None,
@@ -23,6 +25,8 @@ def plan(
     image_size: options.ImageSize = None,
     channels: options.Channels = None,
     classes: options.Classes = None,
+    weights: options.Weights = None,
+    normalize: options.Normalize = "data",
     as_json: options.AsJSON = False,
 ) -> None:
     """Show what a method would do to a network; nothing is trained or written.
@@ -33,21 +37,28 @@ def plan(
       spectrim plan torchvision:resnet18 --keep 0.05 --where '!fc' --where '!conv1'
       spectrim plan resnet20 --keep 'layer1.*=0.5' --keep '*=0.1' --json
       spectrim plan resnet20 --data cifar10:DIR --method cfdp --score ortho --keep 0.5
+      spectrim plan resnet20 --data cifar10:DIR --weights resnet20.safetensors --normalize imagenet \\
+          --method cfdp --target macs:0.5
     """
     with values():
         import spectrim
         from spectrim.training.job import Job
         from spectrim.training.models import build
         from spectrim.training.setting import calibration_for, fit_for, method_for
+        from spectrim.training.weights import load_file_
 
         job = Job(
             model=model,
             data=data or "",
             method=method,
-            settings=options.settings(method, keep, floor, schedule, settings, score=score),
+            settings=options.settings(method, keep, floor, schedule, settings, score=score, target=target),
         )
         network = build(model, fit_for(data, image_size=image_size, channels=channels, num_classes=classes))
-        calibration = None if data is None else calibration_for(network, data, image_size=image_size)
+        if weights is not None:
+            load_file_(network, weights)
+        calibration = (
+            None if data is None else calibration_for(network, data, image_size=image_size, normalize=normalize)
+        )
         planned = spectrim.plan(network, method_for(job), where=where, calibration=calibration)
     typer.echo(planned.to_json() if as_json else str(planned))
 
@@ -93,6 +104,8 @@ def methods(
       spectrim methods
     """
     import dataclasses
+    import inspect
+    import textwrap
     from typing import Any, cast
 
     from spectrim.methods import METHODS
@@ -102,6 +115,7 @@ def methods(
             "name": name,
             "summary": (method.__doc__ or "").strip().splitlines()[0],
             "settings": {field.name: field.default for field in dataclasses.fields(cast(Any, method))},
+            "meanings": _meanings(inspect.getdoc(method) or ""),
         }
         for name, method in METHODS.items()
     ]
@@ -112,3 +126,17 @@ def methods(
         typer.echo(f"{row['name']}\n  {row['summary']}")
         for name, default in cast(dict[str, Any], row["settings"]).items():
             typer.echo(f"    {name:<10} {default if default is not None else '-'}")
+            meaning = cast(dict[str, str], row["meanings"]).get(name, "")
+            typer.echo(textwrap.fill(meaning, 100, initial_indent=" " * 8, subsequent_indent=" " * 8))
+
+
+def _meanings(docstring: str) -> dict[str, str]:
+    """What a docstring says about each of its arguments, on one line.
+
+    >>> _meanings("Do.\\n\\nArgs:\\n    keep: Fraction\\n        that stays.\\n\\nRaises:\\n    ValueError: No.")
+    {'keep': 'Fraction that stays.'}
+    """
+    block = re.search(r"^Args:\n((?:    .*\n|\n)*)", docstring + "\n", re.MULTILINE)
+    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", block[1] if block else "", re.MULTILINE)
+    plain = {name: re.sub(r":\w+:`([^`]+)`", r"\1", text).replace("``", "") for name, text in entries}
+    return {name: " ".join(text.split()) for name, text in plain.items()}

@@ -67,6 +67,14 @@ Keep = Annotated[
         help="Fraction that stays, in (0, 1]; or GLOB=FRACTION, several times, first match wins.",
     ),
 ]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        metavar="QUANTITY:NUMBER",
+        help="In place of --keep, what cfdp may leave: macs:0.5, params:0.3, latency:0.7 of the dense network's, or params:100000.",
+        autocompletion=beginning(("macs:", "params:", "latency:")),
+    ),
+]
 Floor = Annotated[
     list[str] | None,
     typer.Option(
@@ -118,6 +126,7 @@ def settings(
     others: list[str] | None,
     *,
     score: str | None = None,
+    target: str | None = None,
 ) -> dict[str, Any]:
     """The hyper-parameters that were typed; where no floor was, the paper's for convolutions.
 
@@ -135,6 +144,8 @@ def settings(
         found["schedule"] = schedule
     if score is not None:
         found["score"] = score
+    if target is not None:
+        found["target"] = target
     return found
 
 

@@ -3,24 +3,28 @@
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from spectrim.budget import Target
 from spectrim.calibration import Calibration, images_of
 from spectrim.errors import DataError, OrderError, UnsupportedError
+from spectrim.measure import Costs
+from spectrim.methods.cfdp_budget import Settled, counts, saved, settle
 from spectrim.methods.cfdp_rates import RATES
 from spectrim.methods.cfdp_scores import LAMBDA, SCORES
+from spectrim.methods.cfdp_widths import Ladder, kept_units, widths
 from spectrim.methods.features import mean_scores
 from spectrim.methods.method import Method
 from spectrim.nn.component import components
 from spectrim.surgery import sites
-from spectrim.surgery.channels import Group, cut, groups
+from spectrim.surgery.channels import Group, groups
 from spectrim.surgery.plan import Plan, Skipped
-from spectrim.surgery.prune import PruneChannels, removed
 from spectrim.surgery.sites import Site, Where
-from spectrim.surgery.trial import not_followed
+
+_KEEP = 0.5
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,16 @@ class CFDP(Method, name="cfdp"):
         keep: Fraction of the channels of each group that stays, in (0, 1]; or one per glob on the names of the layers that
             write them, first match wins (groups that match none stay whole); or the name of a network of the paper
             (``vgg16_bn``, ``resnet56``, ``resnet110``, ``googlenet``, ``resnet50``) for its widths, with ``round_to=1``.
+            0.5 where there is no ``target`` either.
+        target: In place of ``keep``, what may be left at most: ``macs:0.5``, ``params:0.3``, ``latency:0.7`` as fractions of the
+            dense model's, ``macs:45e6``, ``params:100000`` as numbers. One ranking over all groups decides which get narrower.
+            Operations are those of one image; time is measured on one, so that it may decide otherwise the next time.
         score: ``ortho`` (orthonormal 4x4 transforms), ``paper`` (equations 4 to 12), ``official`` (what the authors'
             release computes), or a control: ``l1``, ``l2`` (norms of the maps), ``random``.
         round_to: Widths become multiples of this where they are larger; 1 leaves them at ``floor(keep * width)``. Runtimes
             are fast at multiples of 8.
+        least: Under a ``target``, the fraction of its channels that each group keeps in any case, in [0, 1]; one multiple of
+            ``round_to`` stays too.
         sigma: With ``paper``, the Gaussian's standard deviation in pixels, which the paper does not say; 10 in its code.
         weight: λ of the scores.
         seed: Of ``random``.
@@ -55,19 +65,34 @@ class CFDP(Method, name="cfdp"):
     >>> images = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     >>> print(CFDP(keep=0.5).plan(net, calibration=images))
     CFDP(keep=0.5) on Sequential: 2 edits, 1 skipped, 10,218 → 3,962 parameters
-      0  keep 8 of 16 channels; ortho scores below ... of the mean go; saves 2,528 parameters
-      2  keep 16 of 32 channels; ortho scores below ... of the mean go; saves 4,880 parameters
+      0  keep 8 of 16 channels; ortho scores below ... of the mean go; saves 2,528 parameters and 44,640 MACs
+      2  keep 16 of 32 channels; ortho scores below ... of the mean go; saves 4,880 parameters and 39,424 MACs
       5  skipped: is the output of the model
+    >>> print(str(CFDP(target="params:0.7").plan(net, calibration=images)).splitlines()[0])
+    CFDP(target='params:0.7') on Sequential: ... 10,218 → ... parameters; params 0... of dense, asked 0.7
     """
 
-    keep: float | Mapping[str, float] | str = 0.5
+    keep: float | Mapping[str, float] | str | None = None
+    target: str | None = None
     score: str = "ortho"
     round_to: int = 8
+    least: float = 0.1
     sigma: float = 10.0
     weight: float = LAMBDA
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.keep is not None and self.target is not None:
+            raise ValueError(
+                f"keep says how much of each group stays and target what is left of the whole: give one of them, got "
+                f"keep={self.keep!r} and target={self.target!r}."
+            )
+        if self.target is not None:
+            Target.parse(self.target)
+        if isinstance(self.least, bool) or not isinstance(self.least, int | float):
+            raise TypeError(f"least must be a number in [0, 1], got {self.least!r}.")
+        if not 0 <= self.least <= 1:
+            raise ValueError(f"least must lie in [0, 1], got {self.least!r}.")
         if isinstance(self.keep, str) and self.keep not in RATES:
             raise ValueError(f"keep must be a number, a mapping or one of {', '.join(RATES)}, got {self.keep!r}.")
         for keep in self._keeps().values():
@@ -84,14 +109,16 @@ class CFDP(Method, name="cfdp"):
             raise ValueError(f"sigma must be positive and weight not negative, got {self.sigma!r} and {self.weight!r}.")
 
     def __repr__(self) -> str:
-        """As it would be written: only what differs from the defaults, and ``keep``."""
+        """As it would be written: only what differs from the defaults, and ``keep`` or ``target``."""
         fields = {name: value for name, value in vars(self).items() if value != getattr(type(self), name)}
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in ({'keep': self.keep} | fields).items())})"
+        if self.target is None:
+            fields = {"keep": self.keep or _KEEP} | fields
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
 
     def _keeps(self) -> Mapping[str, float]:
         if isinstance(self.keep, str):
             return RATES[self.keep]
-        return self.keep if isinstance(self.keep, Mapping) else {"*": self.keep}
+        return self.keep if isinstance(self.keep, Mapping) else {"*": _KEEP if self.keep is None else self.keep}
 
     def plan(self, model: nn.Module, *, where: Where = None, calibration: Calibration = None) -> Plan:
         """One edit per group of channels; see :meth:`Method.plan`.
@@ -104,7 +131,8 @@ class CFDP(Method, name="cfdp"):
         Raises:
             SiteError: ``where`` matches nothing.
             OrderError: The model already carries codes or swapped layers.
-            ValueError: There is no calibration.
+            ValueError: There is no calibration, or the target cannot be reached; the message says what can.
+            UnsupportedError: The operations are a target and cannot be counted, see :func:`spectrim.measure.macs`.
             DataError: The calibration is empty, holds NaN, or does not go through the model.
         """
         _check_order(model)
@@ -119,99 +147,115 @@ class CFDP(Method, name="cfdp"):
         chosen = sites.selected([_site(model, path) for path in layers], where, model=model)
         skipped = {path: "left alone by where" if _site(model, path).name not in chosen else reason
                    for path, reason in skipped.items()}  # fmt: skip
-        scored: list[tuple[Group, int]] = []
+        rungs: dict[str, tuple[int, ...]] = {}
         for group in found:
-            reason, kept = self._kept(model, group, chosen)
-            if reason is None:
-                scored.append((group, kept))
+            allowed = self._rungs(model, group, chosen)
+            if isinstance(allowed, str):
+                skipped |= dict.fromkeys(group.writers, allowed)
             else:
-                skipped |= dict.fromkeys(group.writers, reason)
-        scores = self._scores(model, [group for group, _ in scored], itertools.chain([first], batches))
-        edits = []
-        for group, kept in scored:
-            if (values := scores[group.path]) is None:
+                rungs[group.path] = allowed
+        scored = [group for group in found if group.path in rungs]
+        costs = self._costs(model, first[:1])
+        ladders = []
+        for group, values in self._scores(model, scored, itertools.chain([first], batches)):
+            if values is None:
                 skipped |= dict.fromkeys(group.writers, "what reads its channels is not called as a layer")
             else:
-                edits.append(self._edit(model, group, values, kept))
-        blamed = not_followed(model, edits, [first[:2]])
-        for group, _ in scored:
-            if group.path in blamed:
-                skipped |= dict.fromkeys(group.writers, blamed[group.path])
-        edits = [edit for edit in edits if edit.path not in blamed]
+                ladders.append(Ladder.of(group, values, rungs[group.path]))
+        target = None if self.target is None else Target.parse(self.target)
+        settled = settle(model, ladders, target, costs, first[:2])
+        cuts = []
+        for ladder in ladders:
+            reason = self._whole(ladder, settled)
+            if reason is None:
+                cuts.append((ladder, ladder.cut(model, settled.kept[ladder.group.path])))
+            else:
+                skipped |= dict.fromkeys(ladder.group.writers, reason)
+        savings = saved(model, [edit for _, edit in cuts], costs, first[:1])
+        edits = [replace(edit, note=self._note(model, ladder, settled.kept[edit.path], saving))
+                 for (ladder, edit), saving in zip(cuts, savings, strict=True)]  # fmt: skip
         order = {name: place for place, (name, _) in enumerate(model.named_modules())}
-        rows = sorted((Skipped(*item) for item in skipped.items()), key=lambda row: order[row.site])
-        before = sum(p.numel() for p in model.parameters())
-        return Plan(repr(self), type(model).__name__, tuple(edits), tuple(rows), before, before - saved(model, edits))
+        return Plan(
+            repr(self),
+            type(model).__name__,
+            tuple(edits),
+            tuple(sorted((Skipped(*item) for item in skipped.items()), key=lambda row: order[row.site])),
+            costs.parameters(),
+            costs.parameters(counts(edits)),
+            settled.budget,
+        )
 
-    def _kept(self, model: nn.Module, group: Group, chosen: set[str]) -> tuple[str | None, int]:
-        """Why a group is left alone, or how many units of it stay."""
+    def _rungs(self, model: nn.Module, group: Group, chosen: set[str]) -> str | tuple[int, ...]:
+        """How many units of a group may stay, from all down; or why it is left alone."""
         members = [_site(model, path) for path in group.writers]
         if out := [site.path for site in members if site.name not in chosen]:
-            return ("left alone by where" if len(members) == 1 else f"left alone by where, together with {out[0]!r}"), 0
-        patterns = self._keeps()
-        keep = next((patterns[p] for p in patterns if any(sites.matches(site, p) for site in members)), None)
+            return "left alone by where" if len(members) == 1 else f"left alone by where, together with {out[0]!r}"
+        if self.target is not None:
+            rungs = widths(group, self.least, self.round_to)
+            few = f"has {group.width} channels, and no smaller width that round_to={self.round_to} and least={self.least:g} allow"
+            return rungs if len(rungs) > 1 else few
+        keep = self._keep_of(model, group)
         if keep is None:
-            return "no pattern of keep matches", 0
+            return "no pattern of keep matches"
         kept = kept_units(group, keep, self.round_to)
         if kept == len(group.units):
-            return f"keep={keep:g} leaves all of its {group.width} channels", 0
-        return None, kept
+            return f"keep={keep:g} leaves all of its {group.width} channels"
+        return len(group.units), kept
 
-    def _scores(self, model: nn.Module, scored: Sequence[Group], batches: Iterable[Tensor]) -> dict[str, Tensor | None]:
+    def _keep_of(self, model: nn.Module, group: Group) -> float | None:
+        members, patterns = [_site(model, path) for path in group.writers], self._keeps()
+        return next((patterns[p] for p in patterns if any(sites.matches(site, p) for site in members)), None)
+
+    def _costs(self, model: nn.Module, x: Tensor) -> Costs:
+        try:
+            return Costs.of(model, x)
+        except UnsupportedError:
+            if self.target is not None and self.target.startswith("macs"):
+                raise
+            return Costs.of(model, None)
+
+    def _whole(self, ladder: Ladder, settled: Settled) -> str | None:
+        """Why a group stays whole that might have been cut; None if it is cut."""
+        path = ladder.group.path
+        if path in settled.blamed:
+            return settled.blamed[path]
+        if settled.kept[path] == ladder.rungs[0]:
+            return f"target={self.target} leaves all of its {ladder.group.width} channels"
+        return None
+
+    def _scores(
+        self, model: nn.Module, scored: Sequence[Group], batches: Iterable[Tensor]
+    ) -> list[tuple[Group, Tensor | None]]:
         if self.score == "random":
             for _ in batches:  # which checks them
                 pass
             generator = torch.Generator().manual_seed(self.seed)
-            return {g.path: torch.rand(len(g.units), generator=generator, dtype=torch.float64) for g in scored}
+            return [(g, torch.rand(len(g.units), generator=generator, dtype=torch.float64)) for g in scored]
         score = SCORES[self.score]
 
         def of(maps: Tensor) -> Tensor:
             return score(maps, self.sigma, self.weight)
 
         means = mean_scores(model, {reader.path for group in scored for reader in group.readers}, batches, of)
-        return {group.path: _together(group, means) for group in scored}
+        return [(group, _together(group, means)) for group in scored]
 
-    def _edit(self, model: nn.Module, group: Group, values: Tensor, kept: int) -> PruneChannels:
-        order = values.argsort(stable=True)
-        gone = order[: len(group.units) - kept]
-        relative = float(values[order[len(gone)]] / values.mean().clamp(min=torch.finfo(values.dtype).tiny))
-        note = [f"{self.score} scores below {relative:.2f} of the mean go"]
+    def _note(self, model: nn.Module, ladder: Ladder, kept: int, saving: tuple[int, int | None]) -> str:
+        """What goes, why, with what, and what it saves."""
+        group = ladder.group
+        note = [f"{self.score} scores below {ladder.below(kept):.2f} of the mean go"]
+        if self.target is not None:
+            note += ["at its least width"] * (kept == ladder.rungs[-1])
+        elif (keep := self._keep_of(model, group) or 1) * len(group.units) < 1:
+            note.append(f"keep={keep:g} would leave none of them, so its least width stays")
         if len(group.writers) > 1:
             others = group.writers[1:]
             more = f" and {len(others) - 3} more" if len(others) > 3 else ""
             note.append(f"with {', '.join(others[:3])}{more}")
         if group.locked[0]:
             note.append(f"{group.locked[0]} cannot go: {group.locked[1]}")
-        edit = cut(model, group, gone.tolist())
-        note.append(f"saves {saved(model, [edit]):,} parameters")
-        return PruneChannels(edit.path, edit.channels, edit.width, edit.cuts, "; ".join(note))
-
-
-def kept_units(group: Group, keep: float, round_to: int) -> int:
-    """How many units of a group stay: ``floor(keep * units)``, then rounded, at least one.
-
-    The floor forgives a rounding error, so that 0.7 of 10 is 7. Rounding is to the nearest multiple of the layer's whole width,
-    halves up, and at least one multiple.
-    """
-    units, locked = len(group.units), group.locked[0]
-    kept = max(math.floor(units * keep * (1 + 1e-9)), 1)
-    each = max(group.width // (units + locked), 1)
-    step = round_to // math.gcd(round_to, each)
-    rounded = max((2 * (kept + locked) + step) // (2 * step), 1) * step
-    return min(max(rounded - locked, 1), units)
-
-
-def saved(model: nn.Module, edits: Iterable[PruneChannels]) -> int:
-    """How many parameters go with some cuts."""
-    parameters = dict(model.named_parameters())
-    total = 0
-    for name, axes in removed(edits).items():
-        if (parameter := parameters.get(name)) is not None:
-            shape = list(parameter.shape)
-            for dim, indices in axes.items():
-                shape[dim] -= len(indices)
-            total += parameter.numel() - math.prod(shape)
-    return total
+        parameters, operations = saving
+        note.append(f"saves {parameters:,} parameters" + ("" if operations is None else f" and {operations:,} MACs"))
+        return "; ".join(note)
 
 
 def _together(group: Group, means: Mapping[str, Tensor]) -> Tensor | None:

@@ -226,6 +226,9 @@ def _plan(plan: Mapping[str, Any]) -> dict[str, Any]:
         line += f": {units.plural(len(edits), 'edit')}, {f'{left:,}' if left else 'nothing'} skipped"
         if before is not None and after is not None:
             line += f", {units.count(before)} → {units.count(after)} numbers"
+        target, fraction = text(plan, "budget", "target"), number(plan, "budget", "fraction")
+        if target and fraction is not None:
+            line += f"; asked for {target}, {fraction:.3f} of dense is left"
     return {"line": line, "skipped": [{"reason": reason, "sites": sites} for reason, sites in skipped.items()]}
 
 

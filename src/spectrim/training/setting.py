@@ -100,14 +100,16 @@ class Calibration:
             yield self.prepare(self.source.train.batch(some)[0].to(self.device))
 
 
-def calibration_for(model: nn.Module, data: str, *, image_size: int | None = None) -> Calibration:
+def calibration_for(
+    model: nn.Module, data: str, *, image_size: int | None = None, normalize: Normalization = "data"
+) -> Calibration:
     """The calibration that a job on these data would use.
 
     Raises:
         DataError: The data are not there, or the network wants other images.
     """
     source = open_source(data, image_size=image_size)
-    return Calibration(source, preprocessing(model, source), torch.device("cpu"))
+    return Calibration(source, preprocessing(model, source, normalize), torch.device("cpu"))
 
 
 def fit_to(source: Source) -> Fit:
