@@ -1,4 +1,4 @@
-"""Reads the packed images under ``SPECTRIM_DATA`` as plain tensors: MNIST (gzipped idx) and CIFAR-10 (WebP sprites)."""
+"""Reads what lies under ``SPECTRIM_DATA`` as plain tensors: MNIST (gzipped idx), CIFAR-10 and ImageNet (WebP), weights."""
 
 import gzip
 import io
@@ -55,3 +55,28 @@ def _sprites(packed: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
 
     content = packed.tobytes()
     return [np.asarray(Image.open(io.BytesIO(content[begin:end]))) for begin, end in itertools.pairwise(offsets)]
+
+
+def imagenet(name: str, *, crop: int) -> tuple[Tensor, Tensor]:
+    """The centres of all images of a file: bytes (N, crop, crop, 3) and classes (N,)."""
+    with np.load(folder() / name) as packed:
+        images = np.stack(_sprites(packed["webp"], packed["offsets"]))
+        labels = packed["labels"].astype(np.int64)
+    start = (images.shape[1] - crop) // 2
+    centre = images[:, start : start + crop, start : start + crop]
+    return torch.from_numpy(np.ascontiguousarray(centre)), torch.from_numpy(labels)
+
+
+def mobilenet_v2_weights() -> dict[str, Tensor]:
+    """MobileNetV2 for TensorFlow's padding, by torchvision's names; what is stored in eight bits is decoded."""
+    from safetensors.torch import load_file
+
+    stored = load_file(folder() / "weights" / "imagenet-mobilenet_v2-tf.safetensors")
+    found = {}
+    for name, value in stored.items():
+        stem = name.removesuffix("_q")
+        if stem != name:
+            found[stem] = (value.float() - stored[f"{stem}_zero_point"].float()) * stored[f"{stem}_scale"]
+        elif not name.endswith(("_scale", "_zero_point")):
+            found[name] = value.float() if value.is_floating_point() else value
+    return found

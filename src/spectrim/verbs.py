@@ -14,6 +14,7 @@ from spectrim.measure.choice import faster, inputs_of
 from spectrim.methods.method import Method
 from spectrim.nn.component import KINDS, Component, Layer, components
 from spectrim.report.inspection import Inspection, inspect_model, inspect_parts
+from spectrim.surgery.arranging import sort_channels_
 from spectrim.surgery.edits import plain_parameter, replace_module_, replace_tensor_
 from spectrim.surgery.plan import Plan
 from spectrim.surgery.sites import Where, coded
@@ -120,7 +121,9 @@ def finalize_(model: nn.Module, *, example: Tensor | None = None) -> nn.Module:
     """Settle into the inference form: every code is decoded into an ordinary parameter.
 
     With an ``example`` input, each layer that also has another inference form (the factored one of Frequency
-    Regularization, the two stages of reconstructed filters) is measured in both on this machine, and the faster stays.
+    Regularization, the two stages of reconstructed filters) is measured in both on this machine, and the faster stays;
+    and the channels that a banded convolution reads are laid in the order that it needs them in, wherever the network allows
+    it.
 
     Args:
         model: With components in it; copies of it stay as they are.
@@ -143,6 +146,8 @@ def finalize_(model: nn.Module, *, example: Tensor | None = None) -> nn.Module:
         replace_tensor_(entry.module, entry.tensor, plain_parameter(entry.code, flushed))
         if other is not None:
             replace_module_(model, entry.module, other)
+    if example is not None:
+        sort_channels_(model, example)
     faster_forms = {} if example is None else _layer_forms(model, example)
     for path, component in list(components(model)):
         final = faster_forms.get(path) or cast(Layer, component).finalized()

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import spectrim as st
+from spectrim.methods import pointwise_pruning
 from spectrim.methods.spectra import read_spectra
 from spectrim.nn import BandedPointwiseConv2d, GroupedBandsConv2d, cut_offs
 from spectrim.surgery import coded
@@ -34,7 +35,7 @@ def kept_share(plan):
 @pytest.mark.parametrize("keep", [1.0, 0.7, 0.3, 0.1])
 @pytest.mark.parametrize("levels", [1, 4, 64])
 def test_what_is_kept_is_what_was_asked_for(keep, levels):
-    plan = st.plan(network(), st.PointwisePruning(keep=keep, levels=levels, everywhere=True), calibration=images())
+    plan = st.plan(network(), st.PointwisePruning(keep=keep, levels=levels, pays="always"), calibration=images())
     assert len(plan.edits) == 2
     assert kept_share(plan) <= keep
     if levels == 64:
@@ -45,7 +46,7 @@ def test_what_is_kept_is_what_was_asked_for(keep, levels):
 
 def test_bands_fall_with_keep():
     plans = [
-        st.plan(network(), st.PointwisePruning(keep=k, levels=64, everywhere=True), calibration=images())
+        st.plan(network(), st.PointwisePruning(keep=k, levels=64, pays="always"), calibration=images())
         for k in (0.7, 0.4, 0.2)
     ]
     for more, less in itertools.pairwise(plans):
@@ -62,7 +63,7 @@ def test_a_channel_keeps_more_where_it_says_more_at_high_frequencies(score):
     nn.init.ones_(model[0].weight)
     with torch.no_grad():
         model[0].weight[:, 2] = 1e-4  # hardly read
-    method = st.PointwisePruning(keep=0.5, score=score, levels=64, everywhere=True)
+    method = st.PointwisePruning(keep=0.5, score=score, levels=64, pays="always")
     kept = st.plan(model, method, calibration=x).edits[0].spec["kept"]
     assert kept[0] > 32
     assert kept[1] == 1
@@ -75,7 +76,7 @@ def test_the_output_moves_by_the_energy_that_the_calibration_saw():
     errors = []
     for keep in (0.9, 0.5, 0.1):
         pruned = st.compress_(
-            nn.Sequential(nn.Conv2d(3, 8, 1)), st.PointwisePruning(keep=keep, everywhere=True), calibration=x
+            nn.Sequential(nn.Conv2d(3, 8, 1)), st.PointwisePruning(keep=keep, pays="always"), calibration=x
         )
         pruned[0].weight, pruned[0].bias = model[0].weight, model[0].bias
         errors.append((pruned(x) - expected).square().mean().item())
@@ -107,7 +108,7 @@ def test_a_layer_is_left_alone_where_transforms_cost_more_than_the_cut_saves():
 def test_the_counts_are_those_of_mobilenet_v2():
     model = torchvision.models.mobilenet_v2().eval()
     x = images(1, size=224)
-    plan = st.plan(model, st.PointwisePruning(keep=1.0, block=7, everywhere=True), calibration=x)
+    plan = st.plan(model, st.PointwisePruning(keep=1.0, block=7, pays="always"), calibration=x)
     assert len(plan.edits) == 34
     assert sum(edit.spec["macs"][0] for edit in plan.edits) == 267_939_840
     assert round(sum(edit.spec["macs"][2] for edit in plan.edits) / 1e6, 1) == 95.9
@@ -123,19 +124,19 @@ def test_the_counts_are_those_of_mobilenet_v2():
 def test_blocks_divide_the_map_where_they_can():
     for size, block in ((16, [8, 8]), (14, [7, 7]), (13, [8, 8]), (12, [6, 6])):
         plan = st.plan(
-            nn.Sequential(nn.Conv2d(3, 4, 1)), st.PointwisePruning(everywhere=True), calibration=images(size=size)
+            nn.Sequential(nn.Conv2d(3, 4, 1)), st.PointwisePruning(pays="always"), calibration=images(size=size)
         )
         assert plan.edits[0].spec["block"] == block
-    fixed = st.PointwisePruning(block=4, everywhere=True)
+    fixed = st.PointwisePruning(block=4, pays="always")
     assert st.plan(network(), fixed, calibration=images()).edits[0].spec["block"] == [4, 4]
-    whole = st.PointwisePruning(block="map", everywhere=True)
+    whole = st.PointwisePruning(block="map", pays="always")
     assert [e.spec["block"] for e in st.plan(network(), whole, calibration=images()).edits] == [[16, 16], [8, 8]]
 
 
 def test_the_order_of_energy_is_that_of_the_layer():
     x = torch.zeros(2, 1, 4, 4)
     x[:] = torch.cos(torch.pi * (torch.arange(4) + 0.5) * 3 / 4)[:, None]  # one frequency, (3, 0)
-    method = st.PointwisePruning(keep=0.2, block=4, order="energy", everywhere=True)
+    method = st.PointwisePruning(keep=0.2, block=4, order="energy", pays="always")
     model = nn.Sequential(nn.Conv2d(1, 2, 1))
     plan = st.plan(model, method, calibration=x)
     assert plan.edits[0].spec["order"][:2] == [0, 12]
@@ -182,7 +183,7 @@ class Everything(nn.Module):
 
 def test_every_convolution_that_is_left_alone_has_its_reason():
     model = Everything().eval()
-    plan = st.plan(model, st.PointwisePruning(everywhere=True), calibration=images())
+    plan = st.plan(model, st.PointwisePruning(pays="always"), calibration=images())
     assert [edit.path for edit in plan.edits] == ["plain", "same"]
     assert {row.site: row.reason for row in plan.skipped} == {
         "standardized": "is a Standardized, which does not compute what a plain convolution does",
@@ -193,19 +194,19 @@ def test_every_convolution_that_is_left_alone_has_its_reason():
         "squeezed": "its maps are 1 x 1",
     }
     expected = model(images())
-    whole = st.compress_(model, st.PointwisePruning(keep=1.0, everywhere=True), calibration=images())
+    whole = st.compress_(model, st.PointwisePruning(keep=1.0, pays="always"), calibration=images())
     torch.testing.assert_close(whole(images()), expected)
     assert isinstance(model.same, BandedPointwiseConv2d)
 
 
 def test_where_and_keep_choose_layers():
-    plan = st.plan(network(), st.PointwisePruning(everywhere=True), where="2", calibration=images())
+    plan = st.plan(network(), st.PointwisePruning(pays="always"), where="2", calibration=images())
     assert [edit.path for edit in plan.edits] == ["2"]
     assert plan.skipped[0].reason == "left dense by where"
-    plan = st.plan(network(), st.PointwisePruning(keep={"2": 0.3}, everywhere=True), calibration=images())
+    plan = st.plan(network(), st.PointwisePruning(keep={"2": 0.3}, pays="always"), calibration=images())
     assert [edit.path for edit in plan.edits] == ["2"]
     assert plan.skipped[0].reason == "no pattern of keep matches"
-    both = st.PointwisePruning(keep={"2": 0.3, "*": 0.7}, everywhere=True)
+    both = st.PointwisePruning(keep={"2": 0.3, "*": 0.7}, pays="always")
     shares = [
         edit.spec["macs"][1] / edit.spec["macs"][0] for edit in st.plan(network(), both, calibration=images()).edits
     ]
@@ -213,10 +214,10 @@ def test_where_and_keep_choose_layers():
 
 
 def test_what_is_swapped_is_not_swapped_again():
-    model = st.compress_(network(), st.PointwisePruning(everywhere=True), where="2", calibration=images())
+    model = st.compress_(network(), st.PointwisePruning(pays="always"), where="2", calibration=images())
     with pytest.raises(st.OrderError, match=r"1 of those asked for are already swapped \(first: '2'\)"):
         st.plan(model, st.PointwisePruning(), calibration=images())
-    plan = st.plan(model, st.PointwisePruning(everywhere=True), where="4", calibration=images())
+    plan = st.plan(model, st.PointwisePruning(pays="always"), where="4", calibration=images())
     assert [edit.path for edit in plan.edits] == ["4"]
     assert [(row.site, row.reason) for row in plan.skipped] == [("2", "already swapped")]
 
@@ -240,6 +241,8 @@ def test_the_model_itself_cannot_be_swapped():
         ({"strength": -1.0}, "strength must be"),
         ({"rounds": -1}, "rounds must be"),
         ({"weigh": "time"}, "weigh must be"),
+        ({"pays": "maybe"}, "pays must be 'macs', 'time' or 'always', got 'maybe'"),
+        ({"pays": "time", "target": "macs:0.5"}, "a target counts multiplications"),
         ({"keep": {"*": 0.5}, "learn": True}, "one keep for all layers"),
     ],
     ids=str,
@@ -256,7 +259,7 @@ def test_a_keep_that_is_no_number_is_refused():
 
 def test_a_budget_that_cannot_be_reached_is_refused():
     with pytest.raises(ValueError, match=r"keep=0\.001 cannot be reached: with one coefficient in every block 0\.0156"):
-        st.plan(network(), st.PointwisePruning(keep=0.001, everywhere=True), calibration=images())
+        st.plan(network(), st.PointwisePruning(keep=0.001, pays="always"), calibration=images())
     with pytest.raises(ValueError, match=r"target='macs:0\.1' cannot be reached"):
         st.plan(network(), st.PointwisePruning(target="macs:0.1"), calibration=images())
 
@@ -269,7 +272,7 @@ def test_without_images_nothing_is_decided():
 
 
 def test_a_finalized_network_goes_through_a_file(tmp_path):
-    model = st.compress_(network(), st.PointwisePruning(keep=0.3, everywhere=True), calibration=images())
+    model = st.compress_(network(), st.PointwisePruning(keep=0.3, pays="always"), calibration=images())
     expected = model(images())
     st.finalize_(model)
     assert isinstance(model[2], GroupedBandsConv2d)
@@ -280,7 +283,7 @@ def test_a_finalized_network_goes_through_a_file(tmp_path):
 
 
 def test_the_weights_inside_can_be_coded_too(tmp_path):
-    model = st.compress_(network(), st.PointwisePruning(keep=0.4, everywhere=True), calibration=images())
+    model = st.compress_(network(), st.PointwisePruning(keep=0.4, pays="always"), calibration=images())
     st.compress_(model, st.FrequencyRegularization(keep=0.3, schedule="at-once"), where="2")
     st.anneal_(model, 1.0)
     assert [entry.site for entry in coded(model)] == ["2.weight"]
@@ -294,7 +297,7 @@ def test_the_weights_inside_can_be_coded_too(tmp_path):
 
 def test_learning_moves_the_bands_and_ends_at_the_budget():
     model = network().train()
-    plan = st.plan(model, st.PointwisePruning(keep=0.4, learn=True, everywhere=True, rounds=2), calibration=images())
+    plan = st.plan(model, st.PointwisePruning(keep=0.4, learn=True, pays="always", rounds=2), calibration=images())
     assert "learn how many coefficients of 8 x 8 blocks each of 32 channels keeps, 40.0 % of all" in str(plan)
     plan.apply_(model)
     start = [theta.detach().clone() for theta in cut_offs(model)]
@@ -317,13 +320,13 @@ def test_learning_moves_the_bands_and_ends_at_the_budget():
 
 def test_with_everything_kept_learning_comes_down_by_its_penalty_alone():
     model = st.compress_(
-        network(), st.PointwisePruning(keep=1.0, learn=True, everywhere=True, strength=0.5), calibration=images()
+        network(), st.PointwisePruning(keep=1.0, learn=True, pays="always", strength=0.5), calibration=images()
     )
     st.anneal_(model.train(), 0.0)
     torch.testing.assert_close(st.penalty(model), torch.tensor(0.5))
     counted = st.compress_(
         network(),
-        st.PointwisePruning(keep=1.0, learn=True, everywhere=True, strength=0.5, weigh="count"),
+        st.PointwisePruning(keep=1.0, learn=True, pays="always", strength=0.5, weigh="count"),
         calibration=images(),
     )
     st.anneal_(counted.train(), 0.0)
@@ -352,7 +355,7 @@ def test_a_layer_whose_channels_the_model_ignores_is_worth_nothing():
         def forward(self, x):
             return self.heard(x) + 0 * self.ignored(x)
 
-    plan = st.plan(Ignores(), st.PointwisePruning(keep=0.6, levels=64, everywhere=True), calibration=images(size=8))
+    plan = st.plan(Ignores(), st.PointwisePruning(keep=0.6, levels=64, pays="always"), calibration=images(size=8))
     kept = {edit.path: edit.spec["kept"] for edit in plan.edits}
     assert kept["ignored"] == [1, 1, 1]
     assert min(kept["heard"]) > 1
@@ -362,7 +365,7 @@ def test_looking_at_gradients_leaves_no_trace():
     model = network()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    st.plan(model, st.PointwisePruning(everywhere=True), calibration=images())
+    st.plan(model, st.PointwisePruning(pays="always"), calibration=images())
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in model.parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
@@ -379,4 +382,26 @@ def test_a_model_without_gradients_is_told_what_to_do():
 
     with pytest.raises(st.UnsupportedError, match=r"has no gradient\. Use score='energy'"):
         st.plan(Deaf(), st.PointwisePruning(), calibration=images())
-    assert st.plan(Deaf(), st.PointwisePruning(score="energy", everywhere=True), calibration=images()).edits
+    assert st.plan(Deaf(), st.PointwisePruning(score="energy", pays="always"), calibration=images()).edits
+
+
+def test_the_clock_decides_if_asked(monkeypatch):
+    asked = []
+
+    def judged(module, than, x):
+        asked.append((type(module), type(than), tuple(x.shape)))
+        return module.geometry.in_channels == 32
+
+    monkeypatch.setattr(pointwise_pruning, "faster", judged)
+    plan = st.plan(network(), st.PointwisePruning(keep=0.5, pays="time"), calibration=images())
+    assert [edit.path for edit in plan.edits] == ["2"]
+    assert [(row.site, row.reason) for row in plan.skipped] == [("4", "is measured to be faster dense")]
+    assert (GroupedBandsConv2d, nn.Conv2d, (1, 32, 16, 16)) in asked
+    assert (GroupedBandsConv2d, nn.Conv2d, (1, 48, 8, 8)) in asked
+    assert kept_share(plan) <= 0.5
+
+
+def test_the_clock_is_a_real_one():
+    # One coefficient of 64 in a wide layer: with or without the compiled kernels, plans are made and say why.
+    plan = st.plan(network(), st.PointwisePruning(keep=0.1, pays="time"), calibration=images())
+    assert len(plan.edits) + len(plan.skipped) == 2

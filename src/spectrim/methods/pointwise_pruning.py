@@ -13,10 +13,13 @@ from torch.nn.parameter import is_lazy
 from spectrim.budget import Budget, Target
 from spectrim.calibration import Calibration, images_of
 from spectrim.errors import OrderError
+from spectrim.kernels.banded import built
+from spectrim.measure.choice import faster
 from spectrim.measure.compute import macs
 from spectrim.methods.method import Method
 from spectrim.methods.spectra import Block, Reading, Score, order_of, read_spectra
 from spectrim.nn.band_groups import GroupedBandsConv2d
+from spectrim.nn.blockwise import Geometry
 from spectrim.nn.component import Spec
 from spectrim.nn.learning import Learning
 from spectrim.nn.pointwise import BandedPointwiseConv2d
@@ -31,6 +34,10 @@ _SWAPPED = (BandedPointwiseConv2d, GroupedBandsConv2d)
 _BISECTIONS = 60
 _PRICES = (1e-30, 1e30)
 """Squared changes per multiplication between which the one that meets a budget is looked for."""
+_LOSES = {
+    "macs": "transforms would cost more multiplications than the cut saves",
+    "time": "is measured to be faster dense",
+}
 _FREE = 0.0
 """The price at which nothing is cut, not even what was zero in all images."""
 
@@ -53,7 +60,8 @@ class PointwisePruning(Method, name="pointwise-pruning"):
         score: Whose output is looked at: ``output``, the model's, to first order, by a backward pass without labels; ``energy``, each layer's
             own, exactly and relative to its energy, without gradients.
         levels: Most different bands in a layer; each is one dense product when the network is finalized.
-        everywhere: Cut also where transforms are counted to cost more multiplications than the cut saves.
+        pays: Which layers are cut: those where ``macs`` are saved, with the transforms counted; those that run faster by a measurement of
+            both forms on this machine, ``time``, alone and with one image (build :mod:`spectrim.kernels` before); or ``always`` all.
         learn: Whether the bands are learned from there on; see :class:`spectrim.nn.Learning` for how.
         strength: With ``learn``, factor of the penalty (λ): on what is kept above ``keep``; where ``keep`` is 1, on all that is kept.
         rounds: With ``learn``, how often bands and weights train in turn; 0 trains them together.
@@ -79,7 +87,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
     order: str = "zigzag"
     score: Score = "output"
     levels: int = 4
-    everywhere: bool = False
+    pays: Literal["macs", "time", "always"] = "macs"
     learn: bool = False
     strength: float = 1.0
     rounds: int = 4
@@ -102,6 +110,10 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             raise ValueError(f"score must be 'output' or 'energy', got {self.score!r}.")
         if type(self.levels) is not int or self.levels < 1:
             raise ValueError(f"levels must be a whole number of at least 1, got {self.levels!r}.")
+        if self.pays not in ("macs", "time", "always"):
+            raise ValueError(f"pays must be 'macs', 'time' or 'always', got {self.pays!r}.")
+        if self.pays == "time" and self.target is not None:
+            raise ValueError("a target counts multiplications, got pays='time' with one. Pass keep, or pays='macs'.")
         if self.weigh not in ("macs", "count"):
             raise ValueError(f"weigh must be 'macs' or 'count', got {self.weigh!r}.")
         if self.learn and isinstance(self.keep, Mapping):
@@ -169,7 +181,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             bands, left = self._within(layers, dense)
             budget = Budget(target=str(Target.parse(self.target, ("macs",))), dense=dense, left=left)
         for path in layers.keys() - bands.keys():
-            skipped[path] = "transforms would cost more multiplications than the cut saves"
+            skipped[path] = _LOSES[self.pays]
         edits = tuple(SwapModule(path, BandedPointwiseConv2d.kind, self._spec(path, layers, bands)) for path in bands)
         rows = tuple(Skipped(path, reason) for path, reason in skipped.items() if reason)
         before = sum(p.numel() for p in model.parameters())
@@ -182,7 +194,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
         for keep in dict.fromkeys(keeps.values()):
             cut = {path: layer for path, layer in layers.items() if keeps[path] == keep}
             found = _bands(cut, _price_for(cut, keep))
-            while losing := {path for path in cut if not (self.everywhere or cut[path].pays(found[path]))}:
+            while losing := {path for path in cut if not cut[path].pays(found[path], self.pays)}:
                 cut = {path: layer for path, layer in cut.items() if path not in losing}
                 found = _bands(cut, _price_for(cut, keep))
             bands |= found
@@ -194,7 +206,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
 
         def at(price: float) -> tuple[dict[str, Tensor], int]:
             found = _bands(layers, price)
-            bands = {path: each for path, each in found.items() if self.everywhere or layers[path].pays(each)}
+            bands = {path: each for path, each in found.items() if layers[path].pays(each, self.pays)}
             saved = sum(layers[path].dense - sum(layers[path].multiplications(each)) for path, each in bands.items())
             return bands, dense - saved
 
@@ -301,8 +313,24 @@ class _Cuttable:
         products = positions * int(bands.sum()) * self.outputs // self.frequencies
         return products * self.calls, positions * (there + back) * self.calls
 
-    def pays(self, bands: Tensor) -> bool:
-        return sum(self.multiplications(bands)) < self.dense
+    def pays(self, bands: Tensor, by: str) -> bool:
+        """Whether the layer is better cut to these bands than left dense."""
+        if by == "time":
+            return self._is_faster(bands)
+        return by == "always" or sum(self.multiplications(bands)) < self.dense
+
+    def _is_faster(self, bands: Tensor) -> bool:
+        """Whether the finalized form, its channels sorted, beats the convolution; in the memory format that it runs best in."""
+        geometry = Geometry(self.channels, self.outputs, self.block, self.order, bias=self.bias)
+        weight = torch.ones(self.outputs, self.channels, 1, 1)
+        plain = nn.utils.skip_init(nn.Conv2d, self.channels, self.outputs, 1, bias=self.bias)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        cut = GroupedBandsConv2d.of(geometry, weight, None, bands.sort(descending=True).values)
+        memory = torch.channels_last if built() else torch.contiguous_format
+        with torch.no_grad():
+            for parameter in plain.parameters():
+                parameter.fill_(1)
+        x = torch.ones(1, self.channels, *self.size).contiguous(memory_format=memory)
+        return faster(cut, plain.to(memory_format=memory), x)
 
 
 def _bands(layers: Mapping[str, _Cuttable], price: float) -> dict[str, Tensor]:
