@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
+_BLOCK = 0.001
+"""Seconds of one timing."""
+
 
 def inputs_of(model: nn.Module, paths: Sequence[str], example: Tensor) -> dict[str, Tensor]:
     """The first input that each of some submodules sees when the model runs on ``example`` (eval mode, no gradients).
@@ -36,19 +39,26 @@ def inputs_of(model: nn.Module, paths: Sequence[str], example: Tensor) -> dict[s
     return seen
 
 
-def faster(module: nn.Module, than: nn.Module, x: Tensor, *, margin: float = 0.05, seconds: float = 0.05) -> bool:
-    """Whether ``module`` beats ``than`` on ``x`` by more than a margin: medians of interleaved timings, eval mode.
+def faster(module: nn.Module, than: nn.Module, x: Tensor, *, margin: float = 0.05, seconds: float = 0.1) -> bool:
+    """Whether ``module`` beats ``than`` on ``x`` by more than a margin: minima of interleaved timings, eval mode.
+
+    The timings are short, so that on a busy machine some of each form are not interrupted; the least is the one closest to the machine.
 
     Args:
         module, than: Called as they are, without gradients.
         x: Their input.
         margin: By which share of the time it must win.
-        seconds: Least time to spend on each, three times over.
+        seconds: Time to spend on each.
     """
     with torch.no_grad():
         timers = [
             Timer("f(x)", globals={"f": each, "x": x}, num_threads=torch.get_num_threads()) for each in (module, than)
         ]
-        rounds = [[timer.blocked_autorange(min_run_time=seconds).median for timer in timers] for _ in range(3)]
-    ours, theirs = (min(times) for times in zip(*rounds, strict=True))
+        once = [min(timer.timeit(1).mean for _ in range(3)) for timer in timers]
+        numbers = [max(1, int(_BLOCK / took)) for took in once]
+        rounds = max(3, round(seconds / max(_BLOCK, *once)))
+        taken = [
+            [timer.timeit(number).mean for timer, number in zip(timers, numbers, strict=True)] for _ in range(rounds)
+        ]
+    ours, theirs = (min(times) for times in zip(*taken, strict=True))
     return bool(ours < (1 - margin) * theirs)

@@ -51,8 +51,9 @@ class PointwisePruning(Method, name="pointwise-pruning"):
     has to be trained. With ``learn`` these bands are only the start, and training moves them.
 
     Args:
-        keep: Fraction of the multiplications of the convolutions that are cut which stays, in (0, 1], transforms not counted; or one
-            per glob, first match wins (layers that match none stay whole).
+        keep: Fraction of the multiplications of the convolutions that are cut which stays at most, in (0, 1], transforms not counted; or
+            one per glob, first match wins (layers that match none stay whole). The price is that of keeping so much in all layers; those
+            where a cut does not pay are then left dense.
         target: Instead of ``keep``, ``"macs:0.7"``: what the whole network may multiply, transforms included, relative to the dense
             one; or a number of multiply-accumulates for one image.
         block: Side of the blocks: a number, ``auto`` (the largest up to 8 that divides the map) or ``map`` (one block, the whole map).
@@ -193,11 +194,15 @@ class PointwisePruning(Method, name="pointwise-pruning"):
         bands: dict[str, Tensor] = {}
         for keep in dict.fromkeys(keeps.values()):
             cut = {path: layer for path, layer in layers.items() if keeps[path] == keep}
-            found = _bands(cut, _price_for(cut, keep))
-            while losing := {path for path in cut if not cut[path].pays(found[path], self.pays)}:
-                cut = {path: layer for path, layer in cut.items() if path not in losing}
-                found = _bands(cut, _price_for(cut, keep))
-            bands |= found
+            price = _price_for(cut, keep)
+            while True:
+                found = _bands(cut, price)
+                cut = {path: layer for path, layer in cut.items() if layer.pays(found[path], self.pays)}
+                # The price stays as it is: the layers that are left dense are those that would have kept most.
+                if not cut or keep == 1 or _share(cut, price) <= keep:
+                    break
+                price = _price_for(cut, keep)
+            bands |= {path: found[path] for path in cut}
         return {path: bands[path] for path in layers if path in bands}
 
     def _within(self, layers: Mapping[str, "_Cuttable"], dense: int) -> tuple[dict[str, Tensor], int]:
