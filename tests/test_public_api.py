@@ -32,6 +32,7 @@ PUBLIC = [
     "penalty",
     "plan",
     "reestimate_norms_",
+    "repair_",
     "save",
 ]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from spectrim.methods import CFDP, FrequencyRegularization, PointwisePruning, ReconstructedFilters
-    from spectrim.repair import reestimate_norms_
+    from spectrim.repair import reestimate_norms_, repair_
     from spectrim.surgery import Plan
     from spectrim.verbs import anneal_, compress_, finalize_, inspect, penalty, plan
 
@@ -34,7 +34,7 @@ _HOMES = {
         "UnsupportedError",
     ),
     "spectrim.methods": ("CFDP", "FrequencyRegularization", "PointwisePruning", "ReconstructedFilters"),
-    "spectrim.repair": ("reestimate_norms_",),
+    "spectrim.repair": ("reestimate_norms_", "repair_"),
     "spectrim.surgery": ("Plan",),
     "spectrim.verbs": ("anneal_", "compress_", "finalize_", "inspect", "penalty", "plan"),
 }
@@ -60,6 +60,7 @@ __all__ = [  # noqa: RUF022 - sorted as people sort
     "penalty",
     "plan",
     "reestimate_norms_",
+    "repair_",
     "save",
 ]
 
