@@ -29,6 +29,8 @@ def result(layers: int = 4) -> dict[str, Any]:
         "method": {"name": "frequency-regularization", "keep": 0.01, "order": "l1-lex", "compat": None},
         "where": ["*", "!fc"],
         "recipe": {"dense": {"epochs": 3, "lr": 0.1}, "compressed": {"epochs": 5, "nesterov": True}},
+        "rounds": 1,
+        "start": "none",
         "seed": 7,
         "precision": "no",
         "dtype": "float16",

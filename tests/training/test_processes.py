@@ -55,13 +55,21 @@ def wait_for_phase(folder, phase, process, seconds=120):
     pytest.fail("the run did not get there in time")
 
 
-def test_kill_9_in_the_middle_and_resume_give_the_same_bytes_as_an_uninterrupted_run(tmp_path):
-    job = [*JOB, "--epochs", "12"]
+ROUNDS = [
+    "compress", "tests.training.tiny:tiny", "--data", "digits", "--image-size", "8", "--method", "cfdp", "--keep", "0.5",
+    "--set", "round_to=1", "--rounds", "2", "--ema", "0.9", "--dense-epochs", "1", "--batch-size", "128", "--cpu",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("job", "phase"), [([*JOB, "--epochs", "12"], 1), ([*ROUNDS, "--epochs", "24"], 2)], ids=["coding", "second round"]
+)
+def test_kill_9_in_the_middle_and_resume_give_the_same_bytes_as_an_uninterrupted_run(tmp_path, job, phase):
     victim = subprocess.Popen(
         spectrim(*job, "--checkpoint-every", "2", "--out", str(tmp_path / "a")),
         cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    wait_for_phase(tmp_path / "a", 1, victim)
+    wait_for_phase(tmp_path / "a", phase, victim)
     victim.send_signal(signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL
     assert not (tmp_path / "a" / "model.safetensors").exists()
@@ -84,6 +92,15 @@ def test_two_processes_train_the_network_that_one_trains(tmp_path):
     assert two["layers"] == one["layers"]
     assert two["dense"]["metric"] == pytest.approx(one["dense"]["metric"], abs=0.1)
     assert two["compressed"]["bytes"] == one["compressed"]["bytes"]
+
+
+def test_two_processes_cut_alike_in_every_round(tmp_path):
+    ended(torchrun(*ROUNDS, "--epochs", "2", "--out", str(tmp_path / "two")))
+    ended(spectrim(*ROUNDS, "--epochs", "2", "--out", str(tmp_path / "one")))
+    one, two = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two"))
+    assert [plan["after"] for plan in two["plans"]] == [plan["after"] for plan in one["plans"]]
+    assert two["compressed"]["bytes"] == one["compressed"]["bytes"]
+    assert two["compressed"]["metric"] == pytest.approx(one["compressed"]["metric"], abs=0.15)
 
 
 def test_an_error_is_one_sentence_from_one_of_two_processes(tmp_path):

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from spectrim.training import result as schema
 from spectrim.training.checkpoint import Checkpoint
 from spectrim.training.job import Job
 from spectrim.training.progress import Silent
+from spectrim.training.recipes import CARDS
 from spectrim.training.run import run
 from spectrim.training.setting import settle
 from spectrim.training.watched import StoppedError
@@ -155,6 +157,103 @@ def test_classes_of_pixels_are_learnt_too(tmp_path):
     result = run(settle(job(**options)), tmp_path / "out")
     assert result["metric"] == {"name": "dice"}
     assert result["dense"]["metric"] > 0.95
+
+
+# -- cut, with other weights afterwards ------------------------------------------------------------------------------
+
+
+def cut(**changes):
+    return job(
+        **{"method": "cfdp", "settings": {"keep": 0.5, "round_to": 1}, "recipe": "short", "epochs": 1, **changes}
+    )
+
+
+def written(folder):
+    return spectrim.load_(tiny(), Path(folder) / "model.safetensors").state_dict()
+
+
+def test_an_untrained_network_is_cut_and_trained_from_fresh_weights(tmp_path):
+    asked = {"dense_epochs": None, "untrained": True, "dtype": "float32", "epochs": 0, "recipe": None}
+    setting = settle(cut(**asked))
+    assert [phase.steps for phase in setting.phases()] == [0, 0]
+    result = run(setting, tmp_path)
+    assert result["start"] == "all"
+    assert result["dense"]["metric"] < 0.5
+    dense, small, fresh = load_file(tmp_path / "dense.safetensors"), written(tmp_path), setting.fresh().state_dict()
+    (edit,) = result["plans"][0]["edits"]
+    stays = [channel for channel in range(6) if channel not in edit["channels"]]
+    assert torch.equal(dense["conv.weight"], setting.network().state_dict()["conv.weight"])
+    assert torch.equal(small["conv.weight"], fresh["conv.weight"][stays])
+    assert not torch.equal(small["conv.weight"], dense["conv.weight"][stays])
+
+
+def test_an_untrained_network_trains_like_a_dense_one():
+    asked = job(method="cfdp", settings={}, dense_epochs=None, epochs=None, untrained=True, batch_size=None).recipes()
+    assert asked.compressed == replace(asked.dense, epochs=asked.compressed.epochs)
+    assert (asked.dense.epochs, asked.compressed.epochs) == (0, 30)
+    assert cut(untrained=True, dense_epochs=None, epochs=None).recipes().compressed.lr == CARDS["short"].lr
+
+
+def test_the_start_of_the_releases_keeps_the_weights_of_convolutions_alone(tmp_path):
+    setting = settle(cut(epochs=0, dense_epochs=1, reinit="hrankplus", dtype="float32"))
+    result = run(setting, tmp_path)
+    dense, small, fresh = load_file(tmp_path / "dense.safetensors"), written(tmp_path), setting.fresh().state_dict()
+    (edit,) = result["plans"][0]["edits"]
+    stays = [channel for channel in range(6) if channel not in edit["channels"]]
+    assert torch.equal(small["conv.weight"], dense["conv.weight"][stays])
+    assert small["norm.running_mean"].tolist() == [0] * 3
+    assert small["norm.weight"].tolist() == [1] * 3
+    assert torch.equal(small["conv.bias"], fresh["conv.bias"][stays])
+    assert torch.equal(small["fc.bias"], fresh["fc.bias"])
+    assert result["dense"]["metric"] > result["compressed"]["metric"]
+
+
+# -- cut in rounds ----------------------------------------------------------------------------------------------------
+
+
+ROUNDS = {"rounds": 3, "epochs": 4, "dense_epochs": 1, "ema": 0.9, "precision": "bf16"}
+
+
+@pytest.fixture(scope="module")
+def rounds(tmp_path_factory):
+    """A run in three rounds, not interrupted."""
+    folder = tmp_path_factory.mktemp("rounds")
+    return folder, run(settle(cut(**ROUNDS)), folder)
+
+
+def test_rounds_share_the_epochs_and_end_at_the_widths_of_one_cut(rounds, tmp_path):
+    folder, result = rounds
+    left = [[edit["width"] - len(edit["channels"]) for edit in plan["edits"]] for plan in result["plans"]]
+    assert left == [[4], [3], []]  # of 6 channels 4.8, 3.8 and 3 are meant
+    assert [phase.recipe.epochs for phase in settle(cut(**ROUNDS)).phases()] == [1, 1, 1, 2]
+    assert result["rounds"] == 3
+    once = run(settle(cut(dense_epochs=1)), tmp_path)
+    assert once["compressed"]["numbers"] == result["compressed"]["numbers"]
+    assert once["compressed"]["bytes"] == result["compressed"]["bytes"]
+    assert "The plan, round 3 of 3" in (folder / "report.html").read_text()
+    assert "The plan, round" not in (tmp_path / "report.html").read_text()
+
+
+def test_the_history_of_rounds_is_one_line(rounds):
+    history = rounds[1]["history"]
+    assert history["compressed"]["steps"] == list(range(1, 45))
+    assert [look["step"] for look in history["evaluations"]] == [11, 11, 22, 33, 44]
+    assert set(history["seconds"]) == {"dense", "round 1 of 3", "round 2 of 3", "round 3 of 3"}
+    lr = history["compressed"]["lr"]
+    assert all(lr[start] > 10 * lr[start - 1] for start in (11, 22))  # each round runs through the whole curve
+
+
+@pytest.mark.parametrize("checkpoints", [4, 6, 7, 8, 9, 12])  # the end of the dense network, then all over the rounds
+def test_a_run_killed_in_any_round_goes_on_to_the_same_bytes(rounds, tmp_path, killed_after, checkpoints):
+    killed_after(checkpoints)
+    with pytest.raises(Killed):
+        run(settle(cut(**ROUNDS)), tmp_path, checkpoint_every=4)
+    killed_after(0)
+    torch.manual_seed(99)
+    result = run(settle(cut(**ROUNDS)), tmp_path, resume=True)
+    assert artifact(tmp_path) == artifact(rounds[0])
+    assert result["plans"] == rounds[1]["plans"]
+    assert result["history"]["evaluations"] == rounds[1]["history"]["evaluations"]
 
 
 # -- stopped, killed, resumed -----------------------------------------------------------------------------------------
@@ -321,6 +420,26 @@ def test_a_full_disk_leaves_the_old_artifact_whole(tmp_path, monkeypatch):
         ({"epochs": -1}, ValueError, "epochs must be at least 0"),
         ({"batch_size": 0}, ValueError, "batch size must be at least 1"),
         ({"anneal": 0.0}, ValueError, r"anneal must lie in \(0, 1\]"),
+        ({"rounds": 0}, ValueError, "asked for 0 rounds of 2 epochs together"),
+        ({"rounds": 3}, ValueError, "asked for 3 rounds of 2 epochs together"),
+        (
+            {"rounds": 2},
+            spectrim.UnsupportedError,
+            "2 rounds of frequency-regularization, which reaches its target while",
+        ),
+        ({"reinit": "some"}, ValueError, "reinit must be one of none, hrankplus, all, got 'some'"),
+        ({"reinit": "all"}, ValueError, "for one round of cfdp, got 1 of frequency-regularization"),
+        (
+            {"method": "cfdp", "settings": {}, "rounds": 2, "untrained": True},
+            ValueError,
+            "for one round of cfdp, got 2 of",
+        ),
+        ({"method": "cfdp", "settings": {}, "untrained": True}, ValueError, "leave out --weights and --dense-epochs"),
+        (
+            {"method": "cfdp", "settings": {}},
+            spectrim.SiteError,
+            "finds nothing to edit in Tiny; spectrim plan says why",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_at_once(changes, error, message):

@@ -21,6 +21,21 @@ def compress(
     score: options.Score = None,
     settings: options.Set = None,
     where: options.Where = None,
+    rounds: Annotated[
+        int, typer.Option(metavar="N", help="Cut and fine-tune in so many rounds, which share the epochs; for cfdp.")
+    ] = 1,
+    reinit: Annotated[
+        Literal["none", "hrankplus", "all"],
+        typer.Option(
+            help="Fresh weights after the cut: none, all but those of convolutions (as the released programs), or all."
+        ),
+    ] = "none",
+    untrained: Annotated[
+        bool,
+        typer.Option(
+            "--untrained", help="Cut the network as it is initialised, then train the rest from fresh weights."
+        ),
+    ] = False,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -82,9 +97,10 @@ def compress(
       spectrim compress lenet5 --data mnist:data/mnist --keep 0.001 --floor 128 --epochs 30 --out runs/mnist
       spectrim compress resnet20 --data cifar10:data/cifar --weights resnet20.safetensors --normalize imagenet \\
           --keep 0.2 --epochs 10 --out runs/resnet20
-      spectrim compress resnet56 --data cifar10:data/cifar --method cfdp --keep 0.5 --recipe hrankplus --ema 0.999 --out runs/c
       spectrim compress resnet20 --data cifar10:data/cifar --weights resnet20.safetensors --normalize imagenet \\
           --method cfdp --target macs:0.5 --epochs 10 --out runs/half
+      spectrim compress resnet56 --data cifar10:data/cifar --method cfdp --keep 0.5 --rounds 3 --ema 0.999 --out runs/c
+      spectrim compress vgg16_bn --data cifar10:data/cifar --method cfdp --keep 0.5 --untrained --out runs/u
       spectrim compress torchvision:resnet18 --data images:photos --keep '*.downsample.*=1' --keep '*=0.05' --out runs/p
       torchrun --nproc_per_node 2 -m spectrim compress resnet18 --data cifar10:data/cifar --precision bf16 --out runs/b
     """
@@ -98,6 +114,9 @@ def compress(
             method=method,
             settings=options.settings(method, keep, floor, schedule, settings, score=score, target=target),
             where=tuple(where) if where else None,
+            rounds=rounds,
+            reinit=reinit,
+            untrained=untrained,
             weights=weights,
             recipe=recipe,
             dense_epochs=dense_epochs,

@@ -14,13 +14,14 @@ from spectrim.errors import DataError, OrderError, UnsupportedError
 from spectrim.measure import Costs
 from spectrim.methods.cfdp_budget import Settled, counts, saved, settle
 from spectrim.methods.cfdp_rates import RATES
+from spectrim.methods.cfdp_rounds import keeps, targets
 from spectrim.methods.cfdp_scores import LAMBDA, SCORES
 from spectrim.methods.cfdp_widths import Ladder, kept_units, widths
 from spectrim.methods.features import mean_scores
 from spectrim.methods.method import Method
 from spectrim.nn.component import components
 from spectrim.surgery import sites
-from spectrim.surgery.channels import Group, groups
+from spectrim.surgery.channels import Group, Left, groups
 from spectrim.surgery.plan import Plan, Skipped
 from spectrim.surgery.sites import Site, Where
 
@@ -52,6 +53,8 @@ class CFDP(Method, name="cfdp"):
         sigma: With ``paper``, the Gaussian's standard deviation in pixels, which the paper does not say; 10 in its code.
         weight: λ of the scores.
         seed: Of ``random``.
+        original: How many channels (or units of several) each group had before earlier rounds, by the first layer that writes it:
+            what ``keep`` and ``least`` are fractions of. :meth:`in_rounds` fills it in.
 
     Raises:
         ValueError: A hyper-parameter is out of range.
@@ -80,6 +83,7 @@ class CFDP(Method, name="cfdp"):
     sigma: float = 10.0
     weight: float = LAMBDA
     seed: int = 0
+    original: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
         if self.keep is not None and self.target is not None:
@@ -109,8 +113,12 @@ class CFDP(Method, name="cfdp"):
             raise ValueError(f"sigma must be positive and weight not negative, got {self.sigma!r} and {self.weight!r}.")
 
     def __repr__(self) -> str:
-        """As it would be written: only what differs from the defaults, and ``keep`` or ``target``."""
-        fields = {name: value for name, value in vars(self).items() if value != getattr(type(self), name)}
+        """As it would be written: only what differs from the defaults, and ``keep`` or ``target``; no original widths."""
+        fields = {
+            name: value
+            for name, value in vars(self).items()
+            if value != getattr(type(self), name) and name != "original"
+        }
         if self.target is None:
             fields = {"keep": self.keep or _KEEP} | fields
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
@@ -138,10 +146,7 @@ class CFDP(Method, name="cfdp"):
         _check_order(model)
         batches = images_of(calibration, model, who="CFDP")
         first = next(batches)
-        try:
-            found, left = groups(model, [first[:1]])
-        except UnsupportedError as error:
-            raise DataError(f"calibration batch 0 of shape {tuple(first.shape)}: {error}") from error
+        found, left = _groups(model, first)
         skipped = {each.path: each.reason for each in left}
         layers = [path for group in found for path in group.writers] + list(skipped)
         chosen = sites.selected([_site(model, path) for path in layers], where, model=model)
@@ -185,19 +190,55 @@ class CFDP(Method, name="cfdp"):
             settled.budget,
         )
 
+    def in_rounds(self, model: nn.Module, count: int, *, calibration: Calibration = None) -> Sequence["CFDP"]:
+        """Cuts to make one after the other, tuning in between; the last one ends at the widths, or the target, of this one.
+
+        Every round leaves the same share of what the one before left, before rounding.
+
+        Args:
+            model: Before the first cut.
+            count: How many cuts.
+            calibration: As for :meth:`plan`; only its first batch is looked at.
+
+        Raises:
+            ValueError: The count is not positive, or there is no calibration.
+            DataError: The calibration is empty or does not go through the model.
+
+        >>> net = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 10, 1))
+        >>> images = torch.rand(2, 3, 8, 8)
+        >>> for method in CFDP(keep=0.25).in_rounds(net, 2, calibration=images):
+        ...     _ = method.plan(net, calibration=images).apply_(net)
+        ...     print(method, net[0].out_channels)
+        CFDP(keep=0.5) 32
+        CFDP(keep=0.25) 16
+        """
+        if count <= 1:
+            super().in_rounds(model, count)  # refuses what is less
+            return (self,)
+        first = next(images_of(calibration, model, who="CFDP"))
+        original = {group.path: len(group.units) for group in _groups(model, first)[0]}
+        if self.target is not None:
+            aims = targets(Target.parse(self.target), count, self._costs(model, first[:1]))
+            return tuple(replace(self, target=target, original=original) for target in aims)
+        each = keeps(self._keeps(), count)
+        if isinstance(self.keep, Mapping | str):
+            return tuple(replace(self, keep=keep, original=original) for keep in each)
+        return tuple(replace(self, keep=keep["*"], original=original) for keep in each)
+
     def _rungs(self, model: nn.Module, group: Group, chosen: set[str]) -> str | tuple[int, ...]:
         """How many units of a group may stay, from all down; or why it is left alone."""
         members = [_site(model, path) for path in group.writers]
         if out := [site.path for site in members if site.name not in chosen]:
             return "left alone by where" if len(members) == 1 else f"left alone by where, together with {out[0]!r}"
+        of = (self.original or {}).get(group.path)
         if self.target is not None:
-            rungs = widths(group, self.least, self.round_to)
+            rungs = widths(group, self.least, self.round_to, of=of)
             few = f"has {group.width} channels, and no smaller width that round_to={self.round_to} and least={self.least:g} allow"
             return rungs if len(rungs) > 1 else few
         keep = self._keep_of(model, group)
         if keep is None:
             return "no pattern of keep matches"
-        kept = kept_units(group, keep, self.round_to)
+        kept = kept_units(group, keep, self.round_to, of=of)
         if kept == len(group.units):
             return f"keep={keep:g} leaves all of its {group.width} channels"
         return len(group.units), kept
@@ -245,7 +286,7 @@ class CFDP(Method, name="cfdp"):
         note = [f"{self.score} scores below {ladder.below(kept):.2f} of the mean go"]
         if self.target is not None:
             note += ["at its least width"] * (kept == ladder.rungs[-1])
-        elif (keep := self._keep_of(model, group) or 1) * len(group.units) < 1:
+        elif (keep := self._keep_of(model, group) or 1) * (self.original or {}).get(group.path, len(group.units)) < 1:
             note.append(f"keep={keep:g} would leave none of them, so its least width stays")
         if len(group.writers) > 1:
             others = group.writers[1:]
@@ -256,6 +297,13 @@ class CFDP(Method, name="cfdp"):
         parameters, operations = saving
         note.append(f"saves {parameters:,} parameters" + ("" if operations is None else f" and {operations:,} MACs"))
         return "; ".join(note)
+
+
+def _groups(model: nn.Module, first: Tensor) -> tuple[list[Group], list[Left]]:
+    try:
+        return groups(model, [first[:1]])
+    except UnsupportedError as error:
+        raise DataError(f"calibration batch 0 of shape {tuple(first.shape)}: {error}") from error
 
 
 def _together(group: Group, means: Mapping[str, Tensor]) -> Tensor | None:

@@ -16,29 +16,36 @@ from spectrim.surgery.channels import Axis, Group, cut
 from spectrim.surgery.prune import PruneChannels
 
 
-def kept_units(group: Group, keep: float, round_to: int) -> int:
+def kept_units(group: Group, keep: float, round_to: int, *, of: int | None = None) -> int:
     """How many units of a group stay: ``floor(keep * units)``, then rounded, at least one.
 
     The floor forgives a rounding error, so that 0.7 of 10 is 7. Rounding is to the nearest multiple of the layer's whole width,
     halves up, and at least one multiple.
+
+    Args:
+        group: Of channels.
+        keep: Fraction of the units that stays.
+        round_to: What the width is a multiple of.
+        of: How many units the group had before earlier rounds, which ``keep`` is a fraction of.
     """
-    units, locked = len(group.units), group.locked[0]
+    units, locked = of or len(group.units), group.locked[0]
     kept = max(math.floor(units * keep * (1 + 1e-9)), 1)
     step = _step(group, round_to)
     rounded = max((2 * (kept + locked) + step) // (2 * step), 1) * step
-    return min(max(rounded - locked, 1), units)
+    return min(max(rounded - locked, 1), len(group.units))
 
 
-def widths(group: Group, least: float, round_to: int) -> tuple[int, ...]:
+def widths(group: Group, least: float, round_to: int, *, of: int | None = None) -> tuple[int, ...]:
     """All numbers of units that may stay, from all of them down: those that make the layer's width a multiple.
 
     Args:
         group: Of channels.
         least: Fraction of the units that has to stay; one unit always does.
         round_to: What the width is a multiple of, unless all units stay.
+        of: How many units the group had before earlier rounds, which ``least`` is a fraction of.
     """
     units, locked, step = len(group.units), group.locked[0], _step(group, round_to)
-    floor = max(math.ceil(units * least * (1 - 1e-9)), 1)
+    floor = max(math.ceil((of or units) * least * (1 - 1e-9)), 1)
     widest = (units + locked - 1) // step * step - locked
     return (units, *range(widest, floor - 1, -step))
 

@@ -1,11 +1,13 @@
 """The abstract method: it plans, it does not do."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import nn
 
 from spectrim.calibration import Calibration
+from spectrim.errors import UnsupportedError
 from spectrim.surgery.plan import Plan
 from spectrim.surgery.sites import Where
 
@@ -46,3 +48,23 @@ class Method(ABC):
             SiteError: ``where`` matches nothing.
             OrderError: The model already carries a finer edit, or this one.
         """
+
+    def in_rounds(self, model: nn.Module, count: int, *, calibration: Calibration = None) -> Sequence["Method"]:
+        """The methods to apply one after the other, training in between, in order to do what this one does at once.
+
+        Args:
+            model: As it is before the first round.
+            count: How many rounds, at least 1.
+            calibration: As for :meth:`plan`.
+
+        Raises:
+            UnsupportedError: The method moves towards its target while the model trains, and is applied once.
+        """
+        if count < 1:
+            raise ValueError(f"there is at least one round, got {count}.")
+        if count == 1:
+            return (self,)
+        raise UnsupportedError(
+            f"asked for {count} rounds of {self.name}, which reaches its target while the model trains and is applied once. "
+            "Leave out the rounds; spectrim.anneal_ (--anneal) says how long the way is."
+        )

@@ -243,6 +243,8 @@ def _facts(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         "test images": units.count(number(data, "test")),
         "input": units.shape(at(data, "input")) if at(data, "input") else "",
         "where": at(result, "where"),
+        "rounds": count if (count := number(result, "rounds")) and count > 1 else "",
+        "fresh weights after the cut": fresh if (fresh := text(result, "start")) != "none" else "",
         "seed": at(result, "seed"),
         "mixed precision": text(result, "precision"),
         "numbers stored as": text(result, "dtype"),

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spectrim.training.recipe import Recipe
-from spectrim.training.recipes import Recipes, recipes_for
+from spectrim.training.recipes import CUTTING, Recipes, recipes_for
+from spectrim.training.reinit import REINIT, Reinit
 from spectrim.training.source import NORMALIZATIONS, Normalization
 
 Precision = Literal["no", "bf16", "fp16"]
@@ -23,6 +24,10 @@ class Job:
         method: Name of the method.
         settings: Its hyper-parameters, by name.
         where: Which sites, as globs; all candidates if None.
+        rounds: In how many steps the target is reached; the compressed network trains after each, all share the epochs.
+        reinit: What the cut network starts from: the weights that stayed (``none``), those of convolutions alone with
+            everything else fresh (``hrankplus``), or fresh weights (``all``).
+        untrained: Cut the network as it is initialised, and train what is left from fresh weights, as a dense network would be.
         weights: File with pretrained weights; the dense network is then not trained unless epochs are asked for.
         recipe: Name of the card by which the compressed network trains; what suits network and method if None.
         dense_epochs, epochs: Of the dense and the compressed network; the recipe's if None.
@@ -44,6 +49,9 @@ class Job:
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     where: tuple[str, ...] | None = None
+    rounds: int = 1
+    reinit: Reinit = "none"
+    untrained: bool = False
     weights: Path | None = None
     recipe: str | None = None
     dense_epochs: int | None = None
@@ -68,18 +76,39 @@ class Job:
             raise ValueError(f"the seed must be at least 0, got {self.seed}.")
         if self.normalize not in NORMALIZATIONS:
             raise ValueError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, got {self.normalize!r}.")
-        self.recipes()  # refuses what is out of range
+        if self.reinit not in REINIT:
+            raise ValueError(f"reinit must be one of {', '.join(REINIT)}, got {self.reinit!r}.")
+        epochs = self.recipes().compressed.epochs  # refuses what is out of range
+        if self.rounds < 1 or (self.rounds > 1 and epochs < self.rounds):
+            raise ValueError(
+                f"asked for {self.rounds} rounds of {epochs} epochs together; each round, of at least one, needs an epoch."
+            )
+        if self.start != "none" and (self.method not in CUTTING or self.rounds > 1):
+            raise ValueError(
+                f"fresh weights after the cut (--reinit, --untrained) are for one round of {', '.join(CUTTING)}, got "
+                f"{self.rounds} of {self.method}. To train another method from scratch, pass --dense-epochs 0."
+            )
+        if self.untrained and (self.weights is not None or self.dense_epochs):
+            raise ValueError(
+                "--untrained cuts the network as it is initialised: leave out --weights and --dense-epochs."
+            )
+
+    @property
+    def start(self) -> Reinit:
+        """What the cut network starts from."""
+        return "all" if self.untrained and self.reinit == "none" else self.reinit
 
     def recipes(self) -> Recipes:
         """How both networks train: the cards, and on top what was asked for."""
         card = recipes_for(self.model, self.method, self.recipe)
         dense_epochs = self.dense_epochs
-        if dense_epochs is None and self.weights is not None:
+        if self.untrained or (dense_epochs is None and self.weights is not None):
             dense_epochs = 0
+        compressed = card.dense if self.untrained and self.recipe is None else card.compressed
         return Recipes(
             dense=_changed(card.dense, epochs=dense_epochs, batch_size=self.batch_size, lr=self.dense_lr),
             compressed=_changed(
-                card.compressed,
+                compressed,
                 epochs=self.epochs,
                 batch_size=self.batch_size,
                 lr=self.lr,
@@ -100,6 +129,8 @@ class Job:
             "method": self.method,
             "settings": dict(self.settings),
             "where": None if self.where is None else list(self.where),
+            "rounds": self.rounds,
+            "start": self.start,
             "weights": None if self.weights is None else self.weights.name,
             "recipe": {"dense": recipes.dense.to_json(), "compressed": recipes.compressed.to_json()},
             "seed": self.seed,

@@ -24,12 +24,14 @@ class Phase:
     """What one phase of a job trains with.
 
     Attributes:
-        number: 0 for the dense network, 1 for the compressed one; with the seed, it starts the random numbers.
-        before: Steps of the compressed network in earlier phases.
+        number: 0 for the dense network, from 1 on the rounds of the compressed one; with the seed, it starts the random
+            numbers.
         recipe: How.
         source: On which images.
         prepare: From pixels to what the network sees.
         seed: Of the job.
+        rounds: Of the job.
+        before: Steps of the compressed network in earlier rounds.
     """
 
     number: int
@@ -37,6 +39,7 @@ class Phase:
     source: Source
     prepare: Preprocessing
     seed: int
+    rounds: int = 1
     before: int = 0
 
     @property
@@ -47,7 +50,7 @@ class Phase:
     @property
     def name(self) -> str:
         """For people."""
-        return self.part
+        return self.part if self.number == 0 or self.rounds == 1 else f"round {self.number} of {self.rounds}"
 
     @property
     def batch_size(self) -> int:

@@ -75,6 +75,8 @@ def outcome(setting: Setting, state: State, folder: Path, size: ByteCounts) -> R
         method={"name": job.method, **_settings(setting.method)},
         where=described["where"],
         recipe=described["recipe"],
+        rounds=job.rounds,
+        start=job.start,
         seed=job.seed,
         precision=job.precision,
         dtype=job.dtype,

@@ -1,7 +1,7 @@
 """How to train, as data: what a person would write on a card."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from spectrim import schedules
@@ -103,3 +103,12 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """The fields."""
         return asdict(self)
+
+    def shared(self, rounds: int) -> "tuple[Recipe, ...]":
+        """The same recipe for each of several rounds, which share its epochs; the last round gets what is left over.
+
+        >>> [each.epochs for each in Recipe(epochs=8).shared(3)]
+        [2, 2, 4]
+        """
+        each = self.epochs // rounds
+        return (*[replace(self, epochs=each)] * (rounds - 1), replace(self, epochs=self.epochs - each * (rounds - 1)))

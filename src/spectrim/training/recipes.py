@@ -83,7 +83,7 @@ _OWN: Mapping[str, Recipes] = MappingProxyType(
         "vit": _TRANSFORMER,
     }
 )
-_CUTTING = frozenset({"cfdp"})
+CUTTING = ("cfdp",)
 """Methods that leave an ordinary smaller network: nothing moves while it trains, so it is fine-tuned like one."""
 
 
@@ -105,7 +105,7 @@ def recipes_for(model: str, method: str, card: str | None = None) -> Recipes:
     """
     attentive = any(word in model for word in ("vit", "deit", "swin"))
     known = _OWN.get(model, _TRANSFORMER if attentive else _CONVOLUTIONAL)
-    if card is None and method in _CUTTING:
+    if card is None and method in CUTTING:
         card = "short-adamw" if attentive else "short"
     if card is None:
         return known

@@ -124,6 +124,8 @@ class Result(TypedDict):
     method: dict[str, Any]  # "name" and the hyper-parameters
     where: list[str] | None
     recipe: dict[str, dict[str, Any]]  # "dense" and "compressed": the fields of Recipe
+    rounds: int  # of cutting and training; they share the recipe's epochs
+    start: str  # what the cut network started from: "none" (what was left), "hrankplus" or "all" (fresh weights)
     seed: int
     precision: str  # "no", "bf16" or "fp16"
     dtype: str  # of the payload in the artifact

@@ -19,6 +19,7 @@ from spectrim.training.loop import Phase
 from spectrim.training.outcome import ARTIFACT, CHECKPOINT, DENSE, REPORT, RESULT, outcome
 from spectrim.training.progress import Reporter, Silent
 from spectrim.training.randomness import deterministic
+from spectrim.training.reinit import reinitialise_
 from spectrim.training.result import Result
 from spectrim.training.setting import Setting
 from spectrim.training.state import State, note_kept, started
@@ -132,9 +133,11 @@ def _network(this: Run, state: State) -> nn.Module:
 
 def _edit(this: Run, state: State, model: nn.Module, phase: Phase) -> None:
     """Compress the network for a phase: plan on what it is now, and make the edits."""
-    plan = this.setting.plan(model)
+    plan = this.setting.plan(model, phase.number)
     plan.apply_(model)
     state.plans.append(plan.to_json())
+    if (start := this.setting.job.start) != "none":
+        reinitialise_(model, plan.apply_(this.setting.fresh()), start)
     note_kept(state.history, model, phase.before)
 
 

@@ -1,7 +1,7 @@
 """A job made concrete: data opened, network and method checked, before any time is spent on training."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
@@ -52,13 +52,29 @@ class Setting:
             load_file_(model, self.job.weights)
         return model.to(self.accelerator.device)
 
+    def fresh(self) -> nn.Module:
+        """The network with other weights, drawn from the seed too."""
+        seed_everything(self.job.seed, 0, 1)
+        return build(self.job.model, fit_to(self.source)).to(self.accelerator.device)
+
     def phases(self) -> tuple[Phase, ...]:
-        """What trains, one after the other: the dense network, and the compressed one."""
-        recipes = self.job.recipes()
-        return tuple(
-            Phase(number=number, recipe=recipe, source=self.source, prepare=self.prepare, seed=self.job.seed)
-            for number, recipe in enumerate((recipes.dense, recipes.compressed))
-        )
+        """What trains, one after the other: the dense network, then the compressed one in each round."""
+        recipes, rounds = self.job.recipes(), self.job.rounds
+        phases: list[Phase] = []
+        for number, recipe in enumerate((recipes.dense, *recipes.compressed.shared(rounds))):
+            before = sum(phase.steps for phase in phases[1:])
+            phases.append(
+                Phase(
+                    number=number,
+                    recipe=recipe,
+                    source=self.source,
+                    prepare=self.prepare,
+                    seed=self.job.seed,
+                    rounds=rounds,
+                    before=before,
+                )
+            )
+        return tuple(phases)
 
     def example(self, count: int = 1) -> Tensor:
         """A few test images as the network sees them."""
@@ -70,20 +86,25 @@ class Setting:
         """Batches for methods that look at activations."""
         return Calibration(self.source, self.prepare, self.accelerator.device)
 
-    def plan(self, model: nn.Module) -> spectrim.Plan:
-        """What the method would do, decided by the first process for all."""
+    def plan(self, model: nn.Module, number: int = 1) -> spectrim.Plan:
+        """What the method would do in a round, decided by the first process for all."""
         text = None
         if self.accelerator.is_main_process or self.accelerator.num_processes == 1:
             where = None if self.job.where is None else list(self.job.where)
-            text = spectrim.plan(model, self.method, where=where, calibration=self.calibration).to_json()
+            text = spectrim.plan(model, self.rounds()[number - 1], where=where, calibration=self.calibration).to_json()
         if self.accelerator.num_processes > 1:
             (text,) = broadcast_object_list([text])
-        plan = spectrim.Plan.from_json(str(text))
-        if not plan.edits:
-            raise spectrim.SiteError(
-                f"{plan.method} finds nothing to edit in {plan.model}; spectrim plan says why, tensor by tensor."
-            )
-        return plan
+        return spectrim.Plan.from_json(str(text))
+
+    def rounds(self) -> Sequence[Method]:
+        """What each round applies.
+
+        Raises:
+            UnsupportedError: The method has no rounds.
+        """
+        if self.job.rounds == 1:
+            return (self.method,)
+        return self.method.in_rounds(self.network(), self.job.rounds, calibration=self.calibration)
 
 
 @dataclass(frozen=True)
@@ -183,7 +204,13 @@ def settle(job: Job, *, cpu: bool = False) -> Setting:
     setting = Setting(job=job, accelerator=accelerator, source=source, prepare=prepare, method=method)
     model = setting.network()
     check_output(job.model, model, setting.example(2), source.test.labels[:2], source.num_classes)
-    spectrim.plan(model, method, where=None if job.where is None else list(job.where), calibration=setting.calibration)
+    where = None if job.where is None else list(job.where)
+    plan = spectrim.plan(model, method, where=where, calibration=setting.calibration)
+    if not plan.edits:
+        raise SiteError(
+            f"{plan.method} finds nothing to edit in {plan.model}; spectrim plan says why, tensor by tensor."
+        )
+    setting.rounds()
     return setting
 
 
