@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import dataclass
 
 import pytest
 import timm
@@ -376,6 +377,120 @@ def test_what_cannot_follow_is_left_alone_by_name_and_the_rest_is_cut():
     assert list(blamed) == ["one"]
     assert blamed["one"].startswith("the forward has sizes of its own and fails when it is cut (Given groups=1")
     assert_equal_to_the_silenced(model, edits[1:], x)
+
+
+class Headed(nn.Module):
+    """Has a head that is in use in training alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.two = nn.Conv2d(8, 8, 3)
+        self.drop = nn.Dropout()
+        self.fc = nn.Linear(8, 2)
+        self.aux = nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.one(x)))
+        y = self.fc(self.drop(F.relu(self.two(x)).mean((2, 3))))
+        return (y, self.aux(x.mean((2, 3)))) if self.training else y
+
+
+def test_a_layer_that_is_read_in_training_alone_stays_as_wide_as_its_reader():
+    torch.manual_seed(0)
+    model = settled(Headed(), x := torch.randn(2, 3, 8, 8, dtype=torch.float64))
+    found, left = groups(model, [x[:1]])
+    assert {each.path: each.reason for each in left}["aux"] == "was not used for the calibration batch"
+    edits = half(model, found)
+    assert [edit.path for edit in edits] == ["one", "two"]
+    state, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    blamed = not_followed(model, edits, [x])
+    assert list(blamed) == ["one"]
+    assert blamed["one"].startswith("the forward of training fails when it is cut (")
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert not model.training
+    assert_equal_to_the_silenced(model, edits[1:], x)
+    assert len(model.train()(x)) == 2
+
+
+@dataclass
+class Answer:
+    logits: torch.Tensor
+    features: torch.Tensor
+
+
+class Answering(nn.Module):
+    """Returns an object that torch does not see into, and what is large beside what is small."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.one, self.two, self.fc = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 2)
+        self.seen = seen
+
+    def forward(self, x):
+        features = self.two(F.relu(self.one(x)))
+        logits = self.fc(F.relu(features).mean((2, 3)))
+        return Answer(logits, features) if self.seen else object()
+
+
+def test_what_an_object_holds_is_an_output_too():
+    found, left = groups(Answering(seen=True), [torch.zeros(1, 3, 8, 8)])
+    assert [group.path for group in found] == ["one"]
+    assert [(each.path, each.reason) for each in left] == [
+        (path, "is the output of the model") for path in ("two", "fc")
+    ]
+
+
+def test_a_forward_without_a_tensor_in_its_output_is_refused():
+    with pytest.raises(UnsupportedError, match="returned a object with no tensor in it"):
+        groups(Answering(seen=False), [torch.zeros(1, 3, 8, 8)])
+
+
+class Uneven(nn.Module):
+    """A large output that follows a cut, and a small one that does not: it takes the first four of its channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.three = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x):
+        x = F.relu(self.one(x))
+        return 1e6 * self.two(x), self.three(torch.cat([x[:, :4], 0 * x[:, 4:]], 1))
+
+
+def test_a_small_output_beside_a_large_one_has_to_be_right_too():
+    torch.manual_seed(0)
+    model, x = Uneven().double(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    found, _ = groups(model, [x[:1]])
+    blamed = not_followed(model, [cut(model, found[0], [0, 1])], [x])
+    assert blamed == {"one": "the forward has sizes of its own and computes something else when it is cut"}
+
+
+@pytest.mark.parametrize(
+    ("operation", "reason"),
+    [
+        (lambda x: x.mean((2, 3)).sort().values, "an order runs over the channels"),
+        (lambda x: x.mean((2, 3)).topk(3).values, "an order runs over the channels"),
+        (lambda x: x.topk(2, 1).values.mean((1, 2, 3)), "an order runs over the channels"),
+        (lambda x: x.topk(2).values.mean((1, 2, 3)), "mean runs over the channels"),
+        (lambda x: torch.corrcoef(x[0, :, 0]), "is not understood"),
+    ],
+)
+def test_orders_and_what_makes_no_tensor_lock_and_do_not_fail(operation, reason):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 3)
+
+        def forward(self, x):
+            x = self.one(x)
+            return self.two(x), operation(x)
+
+    found, left = groups(Net(), [torch.randn(1, 3, 8, 8)])
+    assert found == []
+    assert reason in {each.path: each.reason for each in left}["one"]
 
 
 def test_a_flattened_map_and_a_tied_weight_follow():

@@ -7,12 +7,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from spectrim.errors import UnsupportedError
 from spectrim.nn.channel_map import ChannelMap
 from spectrim.surgery.atoms import Atoms, Ids, Label, Labels, along
 from spectrim.surgery.layers import rule_of
+from spectrim.surgery.outputs import tensors_in
 from spectrim.surgery.prune import Cut, PruneChannels
 from spectrim.surgery.sites import dotted, walk
 from spectrim.surgery.trace import Trace
@@ -77,7 +77,7 @@ def groups(model: nn.Module, inputs: Sequence[Any]) -> tuple[list[Group], list[L
         inputs: The arguments of its forward, one image is enough.
 
     Raises:
-        UnsupportedError: The forward fails on them.
+        UnsupportedError: The forward fails on them, or returns no tensor.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1))
     >>> found, left = groups(net, [torch.zeros(1, 3, 5, 5)])
@@ -99,9 +99,14 @@ def groups(model: nn.Module, inputs: Sequence[Any]) -> tuple[list[Group], list[L
                 f"asked to follow the channels of {type(model).__name__} through its forward, which failed on the "
                 f"calibration batch: {reason}. Check the shape of the batches."
             ) from error
-        for tensor in tree_leaves(output):
-            if isinstance(tensor, Tensor):
-                atoms.lock(trace.of(tensor), "is the output of the model")
+        outputs = list(tensors_in(output))
+        if not outputs:
+            raise UnsupportedError(
+                f"asked to follow the channels of {type(model).__name__} through its forward, which returned a "
+                f"{type(output).__name__} with no tensor in it. Return the tensors, or something that holds them."
+            )
+        for tensor in outputs:
+            atoms.lock(trace.of(tensor), "is the output of the model")
     return _grouped(model, atoms, axes, tracer.read)
 
 

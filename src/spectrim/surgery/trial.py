@@ -7,21 +7,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from spectrim.errors import PlanError, UnsupportedError
+from spectrim.surgery.outputs import tensors_in
 from spectrim.surgery.prune import PruneChannels, silenced
 
 _TOLERANCE = 1e-3
-"""Largest difference, relative to the largest output: float32 through a hundred layers leaves less, a wrong channel more."""
+"""Largest difference, relative to the largest number of an output: float32 through a hundred layers leaves less, a wrong
+channel more."""
 
 
 def not_followed(model: nn.Module, edits: Sequence[PruneChannels], inputs: Sequence[Any]) -> dict[str, str]:
     """The edits that the forward of a model does not follow, with what happened.
 
     The cut copy has to compute what the whole copy computes when nothing reads the removed channels. A forward can fail to
-    follow where it has sizes of its own (``view(-1, 64)``, a number of heads), which no trace of operations shows. Which
-    edits are to blame is found by halving.
+    follow where it has sizes of its own (``view(-1, 64)``, a number of heads), which no trace of operations shows. Where the
+    whole copy runs in training mode, the cut one has to as well: some heads are in use only there. Which edits are to blame is
+    found by halving.
 
     Args:
         model: Stays as it is.
@@ -38,11 +40,18 @@ def not_followed(model: nn.Module, edits: Sequence[PruneChannels], inputs: Seque
             f"a cut is tried on a copy first, and {type(model).__name__} cannot be copied: {error}."
         ) from error
     _liven_(trial)
-    return _blamed(trial, list(edits), inputs)
+    try:
+        _train(trial, inputs)
+    except Exception:  # noqa: BLE001 - it may want targets, or more images
+        trains = False
+    else:
+        trains = True
+    return _blamed(trial, list(edits), inputs, trains=trains)
 
 
 def difference(model: nn.Module, edits: Sequence[PruneChannels], inputs: Sequence[Any]) -> float:
-    """Largest difference between the cut model and the silenced one, relative to the largest output. The model is restored.
+    """Largest difference between the cut model and the silenced one, relative to the largest number of the output in which it
+    is; NaN where one of them is not finite. The model is restored.
 
     Raises:
         PlanError: The edits do not fit the model.
@@ -65,28 +74,32 @@ def difference(model: nn.Module, edits: Sequence[PruneChannels], inputs: Sequenc
             undo()
     if [each.shape for each in found] != [each.shape for each in expected]:
         return math.inf
-    pairs = list(zip(found, expected, strict=True))
-    worst = max((float((a - b).abs().max()) for a, b in pairs if a.numel()), default=0.0)
-    return worst / max(max((float(b.abs().max()) for _, b in pairs if b.numel()), default=0.0), 1e-30)
+    off = [
+        float((a - b).abs().max()) / max(float(b.abs().max()), 1e-30)
+        for a, b in zip(found, expected, strict=True)
+        if b.numel()
+    ]
+    return math.nan if any(map(math.isnan, off)) else max(off, default=0.0)
 
 
-def _blamed(trial: nn.Module, edits: list[PruneChannels], inputs: Sequence[Any]) -> dict[str, str]:
+def _blamed(trial: nn.Module, edits: list[PruneChannels], inputs: Sequence[Any], *, trains: bool) -> dict[str, str]:
     """By halving; what only fails together is blamed on the second half."""
-    reason = _reason(trial, edits, inputs)
+    reason = _reason(trial, edits, inputs, trains=trains)
     if reason is None:
         return {}
     if len(edits) == 1:
         return {edits[0].path: reason}
     middle = len(edits) // 2
-    blamed = _blamed(trial, edits[:middle], inputs) | _blamed(trial, edits[middle:], inputs)
+    halves = edits[:middle], edits[middle:]
+    blamed = {path: why for half in halves for path, why in _blamed(trial, half, inputs, trains=trains).items()}
     rest = [edit for edit in edits if edit.path not in blamed]
-    if len(rest) < len(edits) and _reason(trial, rest, inputs) is None:
+    if len(rest) < len(edits) and _reason(trial, rest, inputs, trains=trains) is None:
         return blamed
     together = {edit.path: f"{reason} (together with other layers)" for edit in rest[len(rest) // 2 :]}
-    return blamed | together | _blamed(trial, rest[: len(rest) // 2], inputs)
+    return blamed | together | _blamed(trial, rest[: len(rest) // 2], inputs, trains=trains)
 
 
-def _reason(trial: nn.Module, edits: list[PruneChannels], inputs: Sequence[Any]) -> str | None:
+def _reason(trial: nn.Module, edits: list[PruneChannels], inputs: Sequence[Any], *, trains: bool) -> str | None:
     if not edits:
         return None
     try:
@@ -97,7 +110,32 @@ def _reason(trial: nn.Module, edits: list[PruneChannels], inputs: Sequence[Any])
         return f"the forward has sizes of its own and fails when it is cut ({_first_line(error)})"
     if math.isnan(off) or off > _TOLERANCE:
         return "the forward has sizes of its own and computes something else when it is cut"
+    if trains:
+        undo = PruneChannels.prepare_together(edits, trial)[0]()
+        try:
+            _train(trial, inputs)
+        except Exception as error:  # noqa: BLE001 - as above
+            return f"the forward of training fails when it is cut ({_first_line(error)})"
+        finally:
+            undo()
     return None
+
+
+def _train(model: nn.Module, inputs: Sequence[Any]) -> None:
+    """Run a model in training mode; its buffers and torch's random numbers are as before."""
+    before = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    devices = {tensor.device for tensor in model.parameters() if tensor.is_cuda}
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            model.train()(*inputs)
+    finally:
+        model.eval()
+        for module, name, buffer, values in before:
+            module._buffers[name] = buffer.copy_(values)
 
 
 def _first_line(error: Exception) -> str:
@@ -106,7 +144,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _outputs(output: Any) -> list[Tensor]:
-    return [leaf.double() for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return [tensor.double() for tensor in tensors_in(output) if tensor.is_floating_point()]
 
 
 def _liven_(model: nn.Module) -> None:

@@ -15,8 +15,8 @@ def _same(trace: Trace, call: Call) -> Labels:
 def pointwise(trace: Trace, call: Call) -> Labels:
     """What lies on each other goes together."""
     many = [(trace.of(t), t.shape) for t in tensors((call.args, call.kwargs)) if t.ndim]
-    result = call.out if isinstance(call.out, Tensor) else next(iter(tensors(call.out)))
-    return trace.meet(many, result.shape, f"meets a tensor of fixed size in {call.name}")
+    result = next(tensors(call.out), None)
+    return () if result is None else trace.meet(many, result.shape, f"meets a tensor of fixed size in {call.name}")
 
 
 def _copy(trace: Trace, call: Call) -> Labels:

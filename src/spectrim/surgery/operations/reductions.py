@@ -6,13 +6,15 @@ from spectrim.surgery.atoms import Labels
 from spectrim.surgery.trace import Call, Rule, Trace, for_all, tensors
 
 
-def _over(what: str) -> Rule:
-    """Operations along one axis that mix what lies on it."""
+def _over(what: str, dim_at: int = 1) -> Rule:
+    """Operations along one axis, the last one where none is said, that mix what lies on it."""
 
     def rule(trace: Trace, call: Call) -> Labels:
         x = call.args[0]
-        dim = (call.args[1] if len(call.args) > 1 else call.kwargs["dim"]) % x.ndim
-        return trace.passed(trace.of(x), {d: d for d in range(x.ndim) if d != dim}, f"{what} runs over the channels")
+        dim = call.args[dim_at] if len(call.args) > dim_at else call.kwargs.get("dim", -1)
+        return trace.passed(
+            trace.of(x), {d: d for d in range(x.ndim) if d != dim % x.ndim}, f"{what} runs over the channels"
+        )
 
     return rule
 
@@ -40,7 +42,9 @@ def _space(trace: Trace, call: Call) -> Labels:
 
 RULES: Mapping[str, Rule] = {
     **for_all(_over("a softmax"), "_softmax _log_softmax _safe_softmax"),
-    **for_all(_over("a running sum"), "cumsum cumprod sort topk"),
+    **for_all(_over("a running sum"), "cumsum cumprod"),
+    **for_all(_over("an order"), "sort"),
+    **for_all(_over("an order", dim_at=2), "topk"),
     **for_all(_reduction(1), "mean sum amax amin max min var var_mean std std_mean argmax logsumexp any all prod"),
     **for_all(_reduction(2), "linalg_vector_norm norm"),
     **for_all(_space, "max_pool2d_with_indices max_pool3d_with_indices avg_pool2d avg_pool3d avg_pool1d "
