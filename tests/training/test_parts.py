@@ -206,6 +206,33 @@ def test_labels_of_pixels_move_with_their_pixels():
     moved, labels = augmented(images, images[:, 0].long(), "crop-flip", generator=generator())
     assert torch.equal(moved[:, 0].long(), labels)
     assert not torch.equal(moved, images)
+    blocks = torch.randint(0, 2, (8, 1, 4, 4), generator=generator()).byte().mul(200).repeat_interleave(8, 2)
+    blocks = blocks.repeat_interleave(8, 3)
+    moved, labels = augmented(blocks, blocks[:, 0].long(), "resized-crop", generator=generator())
+    assert set(labels.unique().tolist()) == {0, 200}
+    assert ((moved[:, 0] > 100) == (labels > 100)).float().mean() > 0.99
+    assert not torch.equal(moved, blocks)
+
+
+def test_resized_crops_are_windows_of_the_areas_and_aspects_of_imagenet():
+    across, down = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="xy")
+    images = torch.stack([across, down]).mul(4).byte().expand(2000, 2, 64, 64)
+    moved, _ = augmented(images, torch.zeros(2000), "resized-crop", generator=generator())
+    assert moved.shape == images.shape
+    assert moved.dtype == torch.uint8
+    seen = moved.float() / 4
+    widths = (seen[:, 0, 32, 60] - seen[:, 0, 32, 4]) / 56  # of the image; negative where mirrored
+    heights = (seen[:, 1, 60, 32] - seen[:, 1, 4, 32]) / 56
+    area, aspect = widths.abs() * heights, widths.abs() / heights
+    assert 0.07 < area.min() < 0.12
+    assert area.max() > 0.9
+    assert 0.45 < area.mean() < 0.55
+    assert 0.7 < aspect.min() < 0.8
+    assert 1.25 < aspect.max() < 1.45
+    assert 0.45 < (widths < 0).float().mean() < 0.55
+    left = torch.minimum(seen[:, 0, 32, 0], seen[:, 0, 32, 63])
+    room = 64 * (1 - widths.abs())
+    assert 0.45 < (left / room)[room > 16].mean() < 0.55  # anywhere in the image
 
 
 def test_none_leaves_images_alone():

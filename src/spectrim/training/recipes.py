@@ -40,6 +40,7 @@ _IMAGENET = Recipe(
     nesterov=False,
     label_smoothing=0.1,
     clip=None,
+    augmentation="resized-crop",
 )
 
 CARDS: Mapping[str, Recipe] = MappingProxyType(

@@ -11,7 +11,7 @@ from spectrim.errors import DataError
 from spectrim.training.images import Images
 
 Task = Literal["classification", "segmentation"]
-Augmentation = Literal["none", "shift", "crop-flip"]
+Augmentation = Literal["none", "shift", "crop-flip", "resized-crop"]
 Normalization = Literal["data", "imagenet", "half", "none"]
 
 NORMALIZATIONS: tuple[Normalization, ...] = ("data", "imagenet", "half", "none")
