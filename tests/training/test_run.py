@@ -208,6 +208,59 @@ def test_the_start_of_the_releases_keeps_the_weights_of_convolutions_alone(tmp_p
     assert result["dense"]["metric"] > result["compressed"]["metric"]
 
 
+# -- cut, and repaired ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def repaired(tmp_path_factory):
+    """A cut that was repaired, and trained for an epoch; not interrupted."""
+    folder = tmp_path_factory.mktemp("repaired")
+    return folder, run(settle(cut(dense_epochs=3, dtype="float32")), folder)
+
+
+def test_a_cut_is_repaired_before_it_trains(repaired, tmp_path):
+    (report,) = repaired[1]["history"]["repairs"]
+    assert [row["path"] for row in report["refitted"]] == ["fc"]
+    assert report["images"] == [448, 64]
+    assert report["after"] < report["before"]
+    found = {}
+    for repair in (False, True):
+        options = {"weights": repaired[0] / "dense.safetensors", "dense_epochs": None, "epochs": 0, "repair": repair}
+        found[repair] = run(settle(cut(**options)), tmp_path / str(repair))
+    assert found[False]["history"]["repairs"] == []
+    assert found[True]["compressed"]["metric"] > found[False]["compressed"]["metric"]
+    assert found[True]["compressed"]["bytes"] == found[False]["compressed"]["bytes"]
+
+
+@pytest.mark.parametrize("checkpoints", [4, 5, 6])  # 11 steps an epoch: last of dense, start of compressed, later
+def test_a_killed_run_with_a_repair_goes_on_to_the_same_bytes(repaired, tmp_path, killed_after, checkpoints):
+    asked = cut(dense_epochs=3, dtype="float32")
+    killed_after(checkpoints)
+    with pytest.raises(Killed):
+        run(settle(asked), tmp_path, checkpoint_every=9)
+    killed_after(0)
+    torch.manual_seed(99)
+    again = run(settle(asked), tmp_path, resume=True)
+    assert artifact(tmp_path) == artifact(repaired[0])
+    assert again["history"]["repairs"] == repaired[1]["history"]["repairs"]
+
+
+def test_a_repair_is_the_default_where_a_cut_leaves_weights():
+    assert cut().repairs
+    assert not cut(repair=False).repairs
+    assert not cut(reinit="all").repairs
+    assert not job().repairs
+
+
+def test_the_calibration_is_spread_over_the_training_images():
+    setting = settle(cut())
+    batches = list(setting.calibration)
+    train = setting.source.train
+    assert [len(batch) for batch in batches] == [64] * 8
+    last = setting.prepare(train.batch(torch.tensor([511 * len(train) // 512]))[0])
+    assert torch.equal(batches[-1][-1:], last)
+
+
 # -- cut in rounds ----------------------------------------------------------------------------------------------------
 
 
@@ -426,6 +479,16 @@ def test_a_full_disk_leaves_the_old_artifact_whole(tmp_path, monkeypatch):
             {"rounds": 2},
             spectrim.UnsupportedError,
             "2 rounds of frequency-regularization, which reaches its target while",
+        ),
+        (
+            {"repair": True},
+            ValueError,
+            r"a repair \(--repair\) is for weights that a cut left, of cfdp; got frequency-reg",
+        ),
+        (
+            {"method": "cfdp", "settings": {}, "reinit": "all", "repair": True},
+            ValueError,
+            "got cfdp that starts from fresh weights",
         ),
         ({"reinit": "some"}, ValueError, "reinit must be one of none, hrankplus, all, got 'some'"),
         ({"reinit": "all"}, ValueError, "for one round of cfdp, got 1 of frequency-regularization"),

@@ -36,6 +36,14 @@ def compress(
             "--untrained", help="Cut the network as it is initialised, then train the rest from fresh weights."
         ),
     ] = False,
+    repair: Annotated[
+        bool | None,
+        typer.Option(
+            "--repair/--no-repair",
+            help="Fit what a cut left to the network before it, without training; the default after a cut.",
+            show_default=False,
+        ),
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -117,6 +125,7 @@ def compress(
             rounds=rounds,
             reinit=reinit,
             untrained=untrained,
+            repair=repair,
             weights=weights,
             recipe=recipe,
             dense_epochs=dense_epochs,

@@ -1,7 +1,8 @@
 """What a repair did, layer by layer, as a value that prints."""
 
+import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 from spectrim.surgery.plan import Skipped
 
@@ -60,5 +61,5 @@ class Repair:
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, for a file."""
-        return asdict(self)
+        """All of it, as plain JSON."""
+        return cast(dict[str, Any], json.loads(json.dumps(asdict(self))))

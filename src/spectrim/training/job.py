@@ -28,6 +28,8 @@ class Job:
         reinit: What the cut network starts from: the weights that stayed (``none``), those of convolutions alone with
             everything else fresh (``hrankplus``), or fresh weights (``all``).
         untrained: Cut the network as it is initialised, and train what is left from fresh weights, as a dense network would be.
+        repair: Whether a cut network is fitted to the one before the cut, without training; if None, where there is a cut
+            that leaves weights.
         weights: File with pretrained weights; the dense network is then not trained unless epochs are asked for.
         recipe: Name of the card by which the compressed network trains; what suits network and method if None.
         dense_epochs, epochs: Of the dense and the compressed network; the recipe's if None.
@@ -52,6 +54,7 @@ class Job:
     rounds: int = 1
     reinit: Reinit = "none"
     untrained: bool = False
+    repair: bool | None = None
     weights: Path | None = None
     recipe: str | None = None
     dense_epochs: int | None = None
@@ -93,6 +96,17 @@ class Job:
                 "--untrained cuts the network as it is initialised: leave out --weights and --dense-epochs."
             )
 
+        if self.repair and (self.method not in CUTTING or self.start != "none"):
+            raise ValueError(
+                f"a repair (--repair) is for weights that a cut left, of {', '.join(CUTTING)}; got {self.method} that starts from "
+                f"{'what was left' if self.start == 'none' else 'fresh weights'}. Leave it out."
+            )
+
+    @property
+    def repairs(self) -> bool:
+        """Whether a cut network is repaired."""
+        return self.method in CUTTING and self.start == "none" if self.repair is None else self.repair
+
     @property
     def start(self) -> Reinit:
         """What the cut network starts from."""
@@ -131,6 +145,7 @@ class Job:
             "where": None if self.where is None else list(self.where),
             "rounds": self.rounds,
             "start": self.start,
+            "repair": self.repairs,
             "weights": None if self.weights is None else self.weights.name,
             "recipe": {"dense": recipes.dense.to_json(), "compressed": recipes.compressed.to_json()},
             "seed": self.seed,

@@ -101,6 +101,7 @@ class History(TypedDict):
     compressed: Curve
     kept: KeptCurve
     evaluations: list[Evaluation]
+    repairs: list[dict[str, Any]]  # Repair.to_json(), one for each cut that was repaired
     seconds: dict[str, float]  # phase -> wall time; after a resume, of the last stretch
 
 

@@ -20,6 +20,7 @@ from spectrim.training.outcome import ARTIFACT, CHECKPOINT, DENSE, REPORT, RESUL
 from spectrim.training.progress import Reporter, Silent
 from spectrim.training.randomness import deterministic
 from spectrim.training.reinit import reinitialise_
+from spectrim.training.repairing import edited_
 from spectrim.training.result import Result
 from spectrim.training.setting import Setting
 from spectrim.training.state import State, note_kept, started
@@ -134,8 +135,11 @@ def _network(this: Run, state: State) -> nn.Module:
 def _edit(this: Run, state: State, model: nn.Module, phase: Phase) -> None:
     """Compress the network for a phase: plan on what it is now, and make the edits."""
     plan = this.setting.plan(model, phase.number)
-    plan.apply_(model)
+    repair = edited_(this.setting, model, plan)
     state.plans.append(plan.to_json())
+    if repair is not None:
+        state.history["repairs"].append(repair.to_json())
+        this.reporter.say(str(repair).splitlines()[0])
     if (start := this.setting.job.start) != "none":
         reinitialise_(model, plan.apply_(this.setting.fresh()), start)
     note_kept(state.history, model, phase.before)

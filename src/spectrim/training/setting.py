@@ -109,7 +109,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Some batches of training images, the first ones in every pass."""
+    """Some batches of training images, the same in every pass: spread evenly, as many sources have one class after the other."""
 
     source: Source
     prepare: Preprocessing
@@ -117,7 +117,9 @@ class Calibration:
 
     def __iter__(self) -> Iterator[Tensor]:
         """Batches of 64 images as the network sees them."""
-        for some in torch.arange(min(_CALIBRATION * 64, len(self.source.train))).split(64):  # type: ignore[no-untyped-call]
+        count = min(_CALIBRATION * 64, len(self.source.train))
+        rows = torch.arange(count) * len(self.source.train) // count
+        for some in rows.split(64):  # type: ignore[no-untyped-call]
             yield self.prepare(self.source.train.batch(some)[0].to(self.device))
 
 

@@ -80,6 +80,7 @@ def started() -> State:
             compressed=Curve(steps=[], loss=[], lr=[]),
             kept={"steps": [], "counts": {}},
             evaluations=[],
+            repairs=[],
             seconds={},
         ),
     )
