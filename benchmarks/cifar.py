@@ -155,10 +155,12 @@ def trained_(
     checkpoint: Path,
     *,
     after: Callable[[int], None] = lambda _: None,
+    loss_of: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda scores, labels, _: F.cross_entropy(scores, labels),
 ) -> Clock:
     """Train, or go on where the checkpoint stands; says how long all of it took.
 
-    An interrupted run ends like an uninterrupted one. ``after`` is called with the number of steps that are made.
+    An interrupted run ends like an uninterrupted one. ``after`` is called with the number of steps that are made,
+    ``loss_of`` with scores, labels and inputs.
     """
     device = images.pixels.device
     clock, first = Clock(), 0
@@ -191,7 +193,7 @@ def trained_(
         generator = generator_of(plan.seed, step)
         x = inputs(augmented(padded, rows, generator))
         with torch.autocast(device.type, torch.bfloat16, enabled=plan.bfloat16):
-            loss = F.cross_entropy(model(x), images.labels[rows.to(device)]) + st.penalty(model)
+            loss = loss_of(model(x), images.labels[rows.to(device)], x) + st.penalty(model)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
