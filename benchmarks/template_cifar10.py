@@ -7,7 +7,7 @@
 
 The folder holds the images (``cifar10-*.npz``) and ``weights/cifar10-resnet*.safetensors``. All runs of a network have one
 schedule. Results are written after every run; finished runs are skipped and an interrupted one continues from its
-checkpoint under ``runs/``. Accuracies are those of a fresh network of the same class, filled from the written artifact.
+checkpoint under ``runs/``, if it got that far. Accuracies are those of a fresh network of the same class, filled from the written artifact.
 
 The control, ``pruned``, is the same layer with the same ranking and schedule whose transformations are zero. Its pruned
 filters cost nothing, and where they are the only inputs of the next convolution (inside a block) nor do that layer's
@@ -32,7 +32,7 @@ from spectrim import measure
 from spectrim.nn.component import components
 from spectrim.nn.reconstructed import TemplateConv
 from spectrim.nn.template_costs import products, stored, stored_by_equation
-from spectrim.training.distillation import Distillation
+from spectrim.training.distillation import distilled
 from spectrim.zoo.resnet_cifar import resnet20, resnet56
 
 RESULTS = ROOT / "benchmarks" / "results" / "template_cifar10.json"
@@ -66,15 +66,17 @@ class Arm:
         less: Multiply-accumulates that go, in percent; 0 trains the dense network alike.
         control: Set all transformations to zero.
         settings: Of the method, beside its defaults.
-        distillation: From the pretrained network, in place of cross-entropy.
+        distillation: From the pretrained network, in place of cross-entropy: the divergence's share, and the temperature.
+        epochs: In place of the network's own.
     """
 
     network: str
     less: int
     control: bool = False
     settings: Mapping[str, Any] | None = None
-    distillation: Distillation | None = None
+    distillation: Mapping[str, float] | None = None
     seeds: tuple[int, ...] = (0,)
+    epochs: float | None = None
 
 
 ARMS = {
@@ -89,9 +91,9 @@ ARMS = {
     "resnet20-48-affine": Arm(network="resnet20", less=48, settings={"family": "affine"}),
     "resnet20-48-one-group": Arm(network="resnet20", less=48, settings={"groups": 1}),
     "resnet20-48-four-groups": Arm(network="resnet20", less=48, settings={"groups": 4}),
-    "resnet20-48-distilled": Arm(network="resnet20", less=48, distillation=Distillation(weight=0)),
+    "resnet20-48-distilled": Arm(network="resnet20", less=48, distillation={"share": 1.0, "temperature": 5.0}),
     "resnet20-48-distilled-sharp": Arm(
-        network="resnet20", less=48, distillation=Distillation(weight=0, temperature=1)
+        network="resnet20", less=48, distillation={"share": 1.0, "temperature": 1.0}
     ),
     "resnet56-48-rebuilt": Arm(network="resnet56", less=48),
     "resnet56-48-pruned": Arm(network="resnet56", less=48, control=True),
@@ -99,10 +101,12 @@ ARMS = {
     "resnet56-56-rebuilt": Arm(network="resnet56", less=56),
     "resnet56-36-pruned": Arm(network="resnet56", less=36, control=True),
     "resnet56-56-pruned": Arm(network="resnet56", less=56, control=True),
+    "resnet20-48-rebuilt-longer": Arm(network="resnet20", less=48, epochs=2),
+    "resnet20-48-pruned-longer": Arm(network="resnet20", less=48, control=True, epochs=2),
     "resnet20-48-ones": Arm(network="resnet20", less=48, settings={"start": "ones"}),
     "resnet20-48-cosine": Arm(network="resnet20", less=48, settings={"assign": "cosine"}),
     "resnet20-48-half-labels": Arm(
-        network="resnet20", less=48, distillation=Distillation(weight=0.5, temperature=1)
+        network="resnet20", less=48, distillation={"share": 0.5, "temperature": 1.0}
     ),
 }  # fmt: skip
 """In the order in which they are run: seed 0 of all, then the other seeds."""
@@ -216,7 +220,7 @@ def entry(name: str, seed: int, epochs: float, train: Images, test: Images, prog
             return F.cross_entropy(scores, labels)
         with torch.no_grad():
             taught = teacher(x)
-        return arm.distillation(scores, taught, labels)
+        return distilled(scores, taught, labels, **arm.distillation)
 
     checkpoint = CHECKPOINTS / f"{name}-{seed}-{epochs:g}.pt"
     clock = trained_(model, optimizer_of(model), train, plan, checkpoint, after=after, loss_of=loss_of)
@@ -234,7 +238,7 @@ def entry(name: str, seed: int, epochs: float, train: Images, test: Images, prog
         "less_macs": arm.less,
         "control": arm.control,
         "settings": dict(arm.settings or {}),
-        "distillation": None if arm.distillation is None else vars(arm.distillation),
+        "distillation": None if arm.distillation is None else dict(arm.distillation),
         "seed": seed,
         "epochs": epochs,
         "keep": next(iter(planned.values()), 1.0),
@@ -272,7 +276,7 @@ def run(out: Path, only: str, seeds: list[int] | None, epochs: float | None) -> 
         for place, seed in enumerate(seeds or arm.seeds)
     ]  # fmt: skip
     for _, name, seed in sorted(turns, key=lambda turn: turn[0]):
-        length = EPOCHS[ARMS[name].network] if epochs is None else epochs
+        length = epochs or ARMS[name].epochs or EPOCHS[ARMS[name].network]
         if any((each["arm"], each["seed"], each["epochs"]) == (name, seed, length) for each in results["entries"]):
             continue
         found = entry(name, seed, length, train, test, program)

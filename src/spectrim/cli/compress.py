@@ -69,6 +69,16 @@ def compress(
     label_smoothing: Annotated[
         float | None, typer.Option(metavar="SHARE", help="Of the cross entropy, while compressing.")
     ] = None,
+    distill: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of the loss that is the divergence from the dense network, while compressing; 1 reads no labels.",
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(metavar="T", help="What scores are divided by for --distill; 5 if not given.")
+    ] = None,
     ema: Annotated[
         float | None,
         typer.Option(metavar="DECAY", help="Keep a moving average of the weights while compressing, as 0.999."),
@@ -135,6 +145,8 @@ def compress(
             dense_lr=dense_lr,
             weight_decay=weight_decay,
             label_smoothing=label_smoothing,
+            distill=distill,
+            temperature=temperature,
             ema=ema,
             optimizer=optimizer,
             anneal=anneal,

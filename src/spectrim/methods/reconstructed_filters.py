@@ -105,7 +105,7 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
         hosts: dict[str, ConvSizes] = {}
         skipped: list[Skipped] = []
         for number, site in enumerate(convolutions):
-            named = sites.names_tensor(site, where) or site.path == where
+            named = sites.names_tensor(site, where) or _names(site.path, where)
             sizes, reason = self._sizes(site, first=number == 0 and not named, chosen=site.name in selected)
             if sizes is None:
                 skipped.append(Skipped(site.path or "(the model)", reason))
@@ -224,6 +224,11 @@ def _ranked(model: nn.Module, hosts: Mapping[str, ConvSizes], settings: Rebuildi
     empty: Sequence[set[int]] = [set() for _ in ranks]
     found = chosen(ranks, empty, settings.pruned(filters, settings.stages), settings.least)
     return {path: len(each) for path, each in zip(hosts, found, strict=True)}
+
+
+def _names(path: str, where: Where) -> bool:
+    """Whether ``where`` is, or has, this very path."""
+    return not callable(where) and where is not None and path in ([where] if isinstance(where, str) else where)
 
 
 def _check_order(model: nn.Module, selected: set[str]) -> None:

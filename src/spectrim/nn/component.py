@@ -26,6 +26,8 @@ class Component(nn.Module, ABC):
     """
 
     kind: ClassVar[str]
+    spared: ClassVar[tuple[str, ...]] = ()
+    """Parameters of its own that weight decay should leave alone, because zero is not where they start from."""
 
     def __init_subclass__(cls, *, kind: str | None = None) -> None:
         super().__init_subclass__()

@@ -50,6 +50,8 @@ class TemplateConv(Layer, kind="template-conv"):
     torch.Size([1, 6, 3, 3])
     """
 
+    spared = ("transformations",)  # decay would draw a rebuilt filter to a pruned one
+
     template: Tensor
     turned: Tensor
 

@@ -1,56 +1,47 @@
 """Learning from what a network said before it was compressed."""
 
-from dataclasses import dataclass
-
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
-class Distillation:
-    """A loss between a network, its teacher and, if wanted, the labels.
+def distilled(
+    student: Float[Tensor, "batch classes ..."],
+    teacher: Float[Tensor, "batch classes ..."],
+    labels: Int[Tensor, "batch ..."],
+    *,
+    share: float = 1.0,
+    temperature: float = 5.0,
+    label_smoothing: float = 0.0,
+) -> Float[Tensor, ""]:
+    """A loss between a network, its teacher and, if wanted, the labels; gradients reach the network alone.
 
-    :math:`w H(y, p_S) + (1 - w) D(p_T^\\tau \\,\\|\\, p_S^\\tau)` with class probabilities :math:`p^\\tau` of scores divided by the
-    temperature: a share of cross-entropy, and for the rest the divergence of the network from its teacher. With the weight 0
-    no labels are read. The divergence is not multiplied by the squared temperature, so that it counts less the higher that is.
+    :math:`(1 - s)\\, H(y, p_S) + s\\, D(p_T^\\tau \\,\\|\\, p_S^\\tau)` with the class probabilities :math:`p^\\tau` of scores
+    divided by the temperature: cross-entropy, and the divergence of the network from its teacher. With a share of 1, the paper's
+    on small images, no label is read. The divergence is not multiplied by the squared temperature, so that it pulls
+    less the higher that is.
 
-    Attributes:
-        weight: The share of the labels, in [0, 1].
-        temperature: Above 0; the scores of both networks are divided by it.
-
-    Raises:
-        ValueError: A number is out of range.
+    Args:
+        student: Scores of the network that trains.
+        teacher: Scores of the one that it was.
+        labels: One class an image, or one a pixel.
+        share: Of the divergence, in [0, 1].
+        temperature: Above 0.
+        label_smoothing: Of the cross-entropy.
 
     References:
-        Miles and Mikolajczyk 2021, first version of arXiv 2110.12844; Hinton et al. 2015 (arXiv 1503.02531).
+        Miles and Mikolajczyk 2021, first version of arXiv 2110.12844, where :math:`w = 1 - s`; Hinton et al. 2015 (arXiv 1503.02531).
 
     >>> import torch
     >>> student, teacher = torch.tensor([[1.0, 0.0, -1.0]]), torch.tensor([[2.0, 0.0, -2.0]])
-    >>> round(float(Distillation(weight=0.2)(student, teacher, torch.tensor([0]))), 7)
+    >>> round(float(distilled(student, teacher, torch.tensor([0]), share=0.8)), 7)
     0.0916089
     """
-
-    weight: float = 0.0
-    temperature: float = 5.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1:
-            raise ValueError(f"the weight of the labels must lie in [0, 1], got {self.weight!r}.")
-        if not self.temperature > 0:
-            raise ValueError(f"the temperature must be above 0, got {self.temperature!r}.")
-
-    def __call__(
-        self,
-        student: Float[Tensor, "batch classes ..."],
-        teacher: Float[Tensor, "batch classes ..."],
-        labels: Int[Tensor, "batch ..."],
-    ) -> Float[Tensor, ""]:
-        """The mean loss; gradients reach the student alone."""
-        soft = divergence(student, teacher.detach(), temperature=self.temperature)
-        if self.weight == 0:
-            return soft
-        return self.weight * F.cross_entropy(student, labels) + (1 - self.weight) * soft
+    soft = divergence(student, teacher.detach(), temperature=temperature)
+    if share == 1:
+        return soft
+    hard = F.cross_entropy(student, labels, label_smoothing=label_smoothing)
+    return (1 - share) * hard + share * soft
 
 
 def divergence(

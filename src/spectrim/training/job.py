@@ -34,7 +34,7 @@ class Job:
         recipe: Name of the card by which the compressed network trains; what suits network and method if None.
         dense_epochs, epochs: Of the dense and the compressed network; the recipe's if None.
         batch_size, dense_lr: In place of the recipe's, where given.
-        lr, weight_decay, label_smoothing, ema, optimizer, anneal: The same, for the compressed network alone.
+        lr, weight_decay, label_smoothing, distill, temperature, ema, optimizer, anneal: The same, for the compressed network alone.
         seed: Of everything random.
         precision: In which the forward passes are computed.
         dtype: In which the artifact's numbers are written.
@@ -64,6 +64,8 @@ class Job:
     dense_lr: float | None = None
     weight_decay: float | None = None
     label_smoothing: float | None = None
+    distill: float | None = None
+    temperature: float | None = None
     ema: float | None = None
     optimizer: Literal["adamw", "sgd"] | None = None
     anneal: float | None = None
@@ -95,7 +97,13 @@ class Job:
             raise ValueError(
                 "--untrained cuts the network as it is initialised: leave out --weights and --dense-epochs."
             )
-
+        if self.distill is not None and not (self.weights is not None or self.recipes().dense.epochs):
+            raise ValueError(
+                "--distill learns from the trained dense network, and here there is none: pass --weights or --dense-epochs, "
+                "and leave out --untrained."
+            )
+        if self.temperature is not None and self.distill is None:
+            raise ValueError(f"a temperature of {self.temperature:g} is for --distill, which was not given.")
         if self.repair and (self.method not in CUTTING or self.start != "none"):
             raise ValueError(
                 f"a repair (--repair) is for weights that a cut left, of {', '.join(CUTTING)}; got {self.method} that starts from "
@@ -128,6 +136,8 @@ class Job:
                 lr=self.lr,
                 weight_decay=self.weight_decay,
                 label_smoothing=self.label_smoothing,
+                distill=self.distill,
+                temperature=self.temperature,
                 ema=self.ema,
                 optimizer=self.optimizer,
                 anneal=self.anneal,

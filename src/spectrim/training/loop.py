@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import spectrim
 from spectrim.training.augmentation import augmented
+from spectrim.training.distillation import distilled
 from spectrim.training.optimizer import check_optimizer
 from spectrim.training.randomness import mixed, seed_everything, shuffled
 from spectrim.training.recipe import Recipe
@@ -90,7 +91,13 @@ class Step:
 
 
 def train(
-    model: nn.Module, optimizer: torch.optim.Optimizer, phase: Phase, *, accelerator: Accelerator, start: int = 0
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    phase: Phase,
+    *,
+    accelerator: Accelerator,
+    start: int = 0,
+    teacher: nn.Module | None = None,
 ) -> Iterator[Step]:
     """Make the steps of a phase, one each time that the next is asked for.
 
@@ -104,6 +111,7 @@ def train(
         phase: What to train with.
         accelerator: Says where, with whom, and in which precision.
         start: Steps that are already made.
+        teacher: The dense network, in evaluation mode, where the recipe distills.
 
     Yields:
         Each step after it is made.
@@ -137,8 +145,8 @@ def train(
         pixels, labels = augmented(pixels, labels, augmentation, generator=generator)
         with accelerator.autocast():
             scores = network(phase.prepare(pixels))
-        loss = F.cross_entropy(scores.float(), labels, label_smoothing=recipe.label_smoothing)
-        loss = loss + spectrim.penalty(model)
+            taught = None if teacher is None else _said(teacher, phase.prepare(pixels))
+        loss = _loss(scores.float(), labels, taught, recipe) + spectrim.penalty(model)
         accelerator.backward(loss)
         if recipe.clip is not None:
             accelerator.unscale_gradients(ready)
@@ -146,6 +154,26 @@ def train(
         ready.step()
         ready.zero_grad()
         yield Step(step + 1, loss.detach(), rate)
+
+
+def _said(teacher: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        scores: Tensor = teacher(images)
+    return scores.float()
+
+
+def _loss(scores: Tensor, labels: Tensor, taught: Tensor | None, recipe: Recipe) -> Tensor:
+    """Cross-entropy, or some of it beside what the teacher said."""
+    if taught is None or recipe.distill is None:
+        return F.cross_entropy(scores, labels, label_smoothing=recipe.label_smoothing)
+    return distilled(
+        scores,
+        taught,
+        labels,
+        share=recipe.distill,
+        temperature=recipe.temperature,
+        label_smoothing=recipe.label_smoothing,
+    )
 
 
 def check_loss(loss: float, step: int, lr: float) -> None:

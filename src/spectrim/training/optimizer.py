@@ -1,20 +1,35 @@
 """The optimizer of a recipe, and a guard against one that trains something else."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from spectrim.errors import SpectrimError
+from spectrim.nn.component import components
 from spectrim.training.recipe import Recipe
 
 
 def optimizer_for(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Everything that trains, in two groups: what weight decay pulls on, and what it spares."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    spared = 1 if recipe.decayed == "weights" else -1  # axes
-    groups = [
-        {"params": [each for each in parameters if each.ndim > spared], "weight_decay": recipe.weight_decay},
-        {"params": [each for each in parameters if each.ndim <= spared], "weight_decay": 0.0},
+    """Everything that trains, in two groups: what weight decay pulls on, and what it spares.
+
+    Whatever the recipe, it spares what a component says (:attr:`~spectrim.nn.Component.spared`).
+    """
+    own = {
+        id(parameter)
+        for _, each in components(model)
+        for name, parameter in each.named_parameters(recurse=False)
+        if name in each.spared
+    }
+    axes = 2 if recipe.decayed == "weights" else 0
+    groups: list[dict[str, Any]] = [
+        {"params": [], "weight_decay": recipe.weight_decay},
+        {"params": [], "weight_decay": 0.0},
     ]
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            decayed = parameter.ndim >= axes and id(parameter) not in own
+            groups[0 if decayed else 1]["params"].append(parameter)
     groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "sgd":
         nesterov = recipe.nesterov and recipe.momentum > 0

@@ -26,6 +26,9 @@ class Recipe:
         momentum: Of SGD; Adam's first beta.
         nesterov: Whether SGD's momentum is Nesterov's.
         label_smoothing: Of the cross entropy, in [0, 1).
+        distill: Share of the loss that is the divergence from the dense network, in (0, 1]; 1 reads no labels. None asks no
+            teacher.
+        temperature: What scores are divided by for that.
         ema: Decay of the exponential moving average that takes the weights' place in the end; the last weights if None.
         clip: Largest norm of the gradient; none if None.
         augmentation: What is done to the training images; what suits the source if None.
@@ -47,6 +50,8 @@ class Recipe:
     momentum: float = 0.9
     nesterov: bool = True
     label_smoothing: float = 0.0
+    distill: float | None = None
+    temperature: float = 5.0
     ema: float | None = None
     clip: float | None = 1.0
     augmentation: Augmentation | None = None
@@ -67,6 +72,12 @@ class Recipe:
             raise ValueError(f"the weight decay must be at least 0, got {self.weight_decay}.")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label smoothing must lie in [0, 1), got {self.label_smoothing}.")
+        if self.distill is not None and not 0 < self.distill <= 1:
+            raise ValueError(
+                f"the share of what the dense network says must lie in (0, 1], got {self.distill}. Leave it out for the labels alone."
+            )
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"the temperature must be positive, got {self.temperature}.")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"the decay of the moving average must lie in (0, 1), got {self.ema}. 0.999 is common.")
         if bool(self.milestones) != (self.decay == "step") or not all(0 < share < 1 for share in self.milestones):

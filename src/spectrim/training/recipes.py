@@ -87,6 +87,9 @@ _OWN: Mapping[str, Recipes] = MappingProxyType(
 CUTTING = ("cfdp",)
 """Methods that leave an ordinary smaller network: nothing moves while it trains, so it is fine-tuned like one."""
 
+_REBUILDING = 0.4
+"""Share of the epochs over which filters are rebuilt from others; then what became of them trains on."""
+
 
 def recipes_for(model: str, method: str, card: str | None = None) -> Recipes:
     """What is known to work for a network and a method; the card of small convolutional networks where nothing is.
@@ -108,6 +111,9 @@ def recipes_for(model: str, method: str, card: str | None = None) -> Recipes:
     known = _OWN.get(model, _TRANSFORMER if attentive else _CONVOLUTIONAL)
     if card is None and method in CUTTING:
         card = "short-adamw" if attentive else "short"
+    if card is None and method == "reconstructed-filters":
+        tuned = CARDS["short-adamw" if attentive else "short"]
+        return replace(known, compressed=replace(tuned, anneal=_REBUILDING))
     if card is None:
         return known
     if card not in CARDS:

@@ -14,12 +14,13 @@ from spectrim.training.average import Average
 from spectrim.training.checkpoint import Checkpoint, restore_optimizer_
 from spectrim.training.loop import Phase, check_loss, train
 from spectrim.training.optimizer import optimizer_for
-from spectrim.training.outcome import CHECKPOINT, quality
+from spectrim.training.outcome import CHECKPOINT, DENSE, quality
 from spectrim.training.progress import Reporter
 from spectrim.training.randomness import seed_everything
 from spectrim.training.result import History
 from spectrim.training.setting import Setting
 from spectrim.training.state import State, note_kept
+from spectrim.training.weights import load_weights_, read_weights
 
 _LOOKS = 100  # entries of the history in a phase
 _EVALUATIONS = 5  # in a phase, the last one included
@@ -88,7 +89,8 @@ def carry_out(this: Run, state: State, model: nn.Module, phase: Phase, checkpoin
     evaluation = max(1, phase.recipe.epochs // _EVALUATIONS) * phase.steps_per_epoch
     losses: list[torch.Tensor] = []
     last, pause = time.monotonic(), _PAUSE
-    steps = train(model, optimizer, phase, accelerator=accelerator, start=state.step)
+    teacher = None if phase.recipe.distill is None else _teacher(this)
+    steps = train(model, optimizer, phase, accelerator=accelerator, start=state.step, teacher=teacher)
     with this.reporter.phase(phase.name, total=total, done=state.step), _timed(history, phase.name):
         for step in steps:
             state.step = step.done
@@ -120,6 +122,13 @@ def carry_out(this: Run, state: State, model: nn.Module, phase: Phase, checkpoin
                 raise StoppedError(f"stopped at step {step.done} of {total} ({phase.name}). Go on with --resume.")
     if average is not None:
         average.into_(model)
+
+
+def _teacher(this: Run) -> nn.Module:
+    """The dense network, from its file: there after a resume too."""
+    this.setting.accelerator.wait_for_everyone()
+    teacher = load_weights_(this.setting.network(), read_weights(this.folder / DENSE), origin=DENSE)
+    return teacher.eval().requires_grad_(False)
 
 
 def evaluate(this: Run, state: State, model: nn.Module, phase: Phase) -> None:
