@@ -4,7 +4,6 @@ import shutil
 
 import pytest
 import torch
-from torch.utils import cpp_extension
 
 from spectrim.kernels import banded, build
 from spectrim.nn import GroupedBandsConv2d
@@ -132,18 +131,6 @@ def test_what_would_read_outside_is_refused(change, message):
     assert torch.ops.spectrim.banded_pointwise(*arguments.values()).shape == (1, 3, 4, 4)
     with pytest.raises(RuntimeError, match=message):
         torch.ops.spectrim.banded_pointwise(*(arguments | change).values())
-
-
-def test_without_a_compiler_plain_torch_goes_on(monkeypatch):
-    def fails(*_, **__):
-        raise RuntimeError("no compiler here\nmore")
-
-    monkeypatch.setattr(banded, "built", lambda: False)
-    monkeypatch.setattr(cpp_extension, "load", fails)
-    with pytest.warns(UserWarning, match="the kernels were not built, plain torch goes on: no compiler here"):
-        assert not build()
-    module, x = layer(7, 6, 4), torch.randn(1, 6, 14, 14)
-    assert module(x).shape == (1, 4, 14, 14)
 
 
 def test_the_order_of_the_channels_is_looked_up_again_when_it_changes():

@@ -240,7 +240,7 @@ at::Tensor banded_pointwise(const at::Tensor& x, const at::Tensor& source, const
 
 }  // namespace
 
-TORCH_LIBRARY(spectrim, m) {
+TORCH_LIBRARY_FRAGMENT(spectrim, m) {
   m.def(
       "banded_pointwise(Tensor x, Tensor source, Tensor order, Tensor weight, Tensor? bias, int[] sizes, int[] kept, "
       "int block, bool sorted) -> Tensor");

@@ -1,10 +1,6 @@
 """The banded pointwise convolution in one call: plain torch everywhere, compiled on the processor once it has been built."""
 
-import hashlib
-import platform
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,51 +8,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_SOURCE = Path(__file__).with_name("banded.cpp")
-_FLAGS = ("-O3", "-march=native", "-fopenmp", "-std=c++20")
+from spectrim.kernels.building import built
+
 _SIDES = range(2, 9)
 _OP = "banded_pointwise"
-
-
-def build(*, verbose: bool = False) -> bool:
-    """Compile and load the kernels for this machine; about half a minute the first time, then from torch's cache of extensions.
-
-    Nothing else compiles anything. Needs a C++ compiler and ninja.
-
-    Args:
-        verbose: Whether the compiler's output is shown.
-
-    Returns:
-        Whether they are there now. If not, everything runs as before, in plain torch, and a warning says why.
-    """
-    if not built():
-        from torch.utils import cpp_extension
-
-        try:
-            cpp_extension.load(
-                f"spectrim_banded_{_processor()}",
-                [str(_SOURCE)],
-                extra_cflags=[*_FLAGS],
-                is_python_module=False,
-                verbose=verbose,
-            )
-        except (RuntimeError, OSError, ImportError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            warnings.warn(f"the kernels were not built, plain torch goes on: {reason}", stacklevel=2)
-    return built()
-
-
-def _processor() -> str:
-    """A short name of what the processor can do, so that a home folder that machines share holds a file for each kind."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text(encoding="utf-8").splitlines() if told.exists() else []
-    flags = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-    return hashlib.sha256(f"{platform.machine()} {flags}".encode()).hexdigest()[:8]
-
-
-def built() -> bool:
-    """Whether the compiled kernels are loaded in this process."""
-    return hasattr(torch.ops.spectrim, _OP)
 
 
 def banded_pointwise(

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from spectrim.budget import Budget, Target
 from spectrim.calibration import Calibration, images_of
 from spectrim.errors import OrderError
-from spectrim.kernels.banded import built
+from spectrim.kernels.building import built
 from spectrim.measure.choice import faster
 from spectrim.measure.compute import macs
 from spectrim.methods.method import Method
