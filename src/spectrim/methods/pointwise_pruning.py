@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -18,6 +18,7 @@ from spectrim.measure.choice import faster
 from spectrim.measure.compute import macs
 from spectrim.methods.method import Method
 from spectrim.methods.spectra import Block, Reading, Score, order_of, read_spectra
+from spectrim.methods.tying import streams_of, together
 from spectrim.nn.band_groups import GroupedBandsConv2d
 from spectrim.nn.blockwise import Geometry
 from spectrim.nn.component import Spec
@@ -66,6 +67,8 @@ class PointwisePruning(Method, name="pointwise-pruning"):
         learn: Whether the bands are learned from there on; see :class:`spectrim.nn.Learning` for how.
         strength: With ``learn``, factor of the penalty (λ): on what is kept above ``keep``; where ``keep`` is 1, on all that is kept.
         rounds: With ``learn``, how often bands and weights train in turn; 0 trains them together.
+        tie: With ``stage``, all that read one residual stream have the same bands, by the sum of what a band is worth to each; which these are,
+            :func:`spectrim.surgery.linearity.streams` finds.
         weigh: With ``learn``, what a kept coefficient costs: ``macs``, the multiplications that read it, or ``count``, the same everywhere.
 
     Raises:
@@ -93,6 +96,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
     strength: float = 1.0
     rounds: int = 4
     weigh: Literal["macs", "count"] = "macs"
+    tie: Literal["stage"] | None = None
 
     def __post_init__(self) -> None:
         for keep in self.keep.values() if isinstance(self.keep, Mapping) else (self.keep,):
@@ -117,6 +121,10 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             raise ValueError("a target counts multiplications, got pays='time' with one. Pass keep, or pays='macs'.")
         if self.weigh not in ("macs", "count"):
             raise ValueError(f"weigh must be 'macs' or 'count', got {self.weigh!r}.")
+        if self.tie not in (None, "stage"):
+            raise ValueError(f"tie must be 'stage' or None, got {self.tie!r}.")
+        if self.tie and self.order == "energy":
+            raise ValueError("tied layers share one order, order='energy' is each layer's own. Pass order='zigzag'.")
         if self.learn and isinstance(self.keep, Mapping):
             raise ValueError(
                 "bands are learned towards one keep for all layers together, got a mapping. Pass a number."
@@ -173,6 +181,13 @@ class PointwisePruning(Method, name="pointwise-pruning"):
                 skipped[path] = "no pattern of keep matches"
             else:
                 layers[path] = _Cuttable.of(convolutions[path], reading, self.order, self.levels)
+        tied = streams_of(model, first[:1], layers) if self.tie else {}
+        rests = together(
+            {path: layer.rest for path, layer in layers.items()},
+            {path: layer.cost for path, layer in layers.items()},
+            tied,
+        )
+        layers = {path: replace(layer, rest=rests[path]) for path, layer in layers.items()}
         keeps = {path: sites.per_site(self.keep, _site(model, path)) or 1.0 for path in layers}
         budget = None
         if self.target is None:
@@ -183,11 +198,13 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             budget = Budget(target=str(Target.parse(self.target, ("macs",))), dense=dense, left=left)
         for path in layers.keys() - bands.keys():
             skipped[path] = _LOSES[self.pays]
-        edits = tuple(SwapModule(path, BandedPointwiseConv2d.kind, self._spec(path, layers, bands)) for path in bands)
+        edits = tuple(
+            SwapModule(path, BandedPointwiseConv2d.kind, self._spec(path, layers, bands, tied)) for path in bands
+        )
         rows = tuple(Skipped(path, reason) for path, reason in skipped.items() if reason)
         before = sum(p.numel() for p in model.parameters())
-        more = sum(layers[path].channels for path in bands) if self.learn else 0
-        return Plan(repr(self), type(model).__name__, edits, rows, before, before + more, budget)
+        learned = {(path in tied, tied.get(path, path)): layers[path].channels for path in bands} if self.learn else {}
+        return Plan(repr(self), type(model).__name__, edits, rows, before, before + sum(learned.values()), budget)
 
     def _kept(self, layers: Mapping[str, "_Cuttable"], keeps: Mapping[str, float]) -> dict[str, Tensor]:
         """The bands that keep what was asked for, of the layers where that pays; those of one ``keep`` have one price."""
@@ -225,7 +242,9 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             )
         )
 
-    def _spec(self, path: str, layers: Mapping[str, "_Cuttable"], bands: Mapping[str, Tensor]) -> Spec:
+    def _spec(
+        self, path: str, layers: Mapping[str, "_Cuttable"], bands: Mapping[str, Tensor], tied: Mapping[str, str]
+    ) -> Spec:
         layer = layers[path]
         spec: Spec = {
             "in": layer.channels,
@@ -246,7 +265,12 @@ class PointwisePruning(Method, name="pointwise-pruning"):
                 costs = 1 / sum(layers[name].channels for name in bands)
             keep = self._to(layers, bands)
             learning = Learning(
-                cost=costs, keep=keep, strength=float(self.strength), rounds=self.rounds, levels=self.levels
+                cost=costs,
+                keep=keep,
+                strength=float(self.strength),
+                rounds=self.rounds,
+                levels=self.levels,
+                tied=tied.get(path),
             )
             spec["learning"] = learning.to_json()
         return spec
