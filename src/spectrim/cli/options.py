@@ -112,7 +112,7 @@ Normalize = Annotated[
         help="Statistics that pixels are scaled by; pretrained networks want the ones they were trained with."
     ),
 ]
-Channels = Annotated[int | None, typer.Option(metavar="N", help="Channels of the images, if no --data says so.")]
+ImageChannels = Annotated[int | None, typer.Option(metavar="N", help="Channels of the images, if no --data says so.")]
 Classes = Annotated[int | None, typer.Option(metavar="N", help="Number of classes, if no --data says so.")]
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Leave an accelerator alone.")]
