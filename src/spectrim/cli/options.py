@@ -71,8 +71,9 @@ Target = Annotated[
     str | None,
     typer.Option(
         metavar="QUANTITY:NUMBER",
-        help="In place of --keep, what cfdp may leave: macs:0.5, params:0.3, latency:0.7 of the dense network's, or params:100000.",
-        autocompletion=beginning(("macs:", "params:", "latency:")),
+        help="In place of --keep, what cfdp may leave: macs:0.5, params:0.3, time:0.7 of the dense network's, or params:100000; "
+        "for pointwise-pruning macs and time.",
+        autocompletion=beginning(("macs:", "params:", "time:")),
     ),
 ]
 Floor = Annotated[

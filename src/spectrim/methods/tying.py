@@ -26,7 +26,7 @@ def streams_of(model: nn.Module, image: Tensor, paths: Collection[str]) -> dict[
 
 
 def together(
-    rests: Mapping[str, Float[Tensor, "in frequency"]], costs: Mapping[str, int], tied: Mapping[str, str]
+    rests: Mapping[str, Float[Tensor, "in frequency"]], costs: Mapping[str, float], tied: Mapping[str, str]
 ) -> dict[str, Tensor]:
     """The changes that cuts make, where the layers of a stream see those in all of them.
 
