@@ -28,6 +28,7 @@ PUBLIC = [
     "compress_",
     "finalize_",
     "inspect",
+    "inspect_channels",
     "load_",
     "penalty",
     "plan",

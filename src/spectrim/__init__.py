@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from spectrim.methods import CFDP, FrequencyRegularization, PointwisePruning, ReconstructedFilters
     from spectrim.repair import reestimate_norms_, repair_
     from spectrim.surgery import Plan
-    from spectrim.verbs import anneal_, compress_, finalize_, inspect, penalty, plan
+    from spectrim.verbs import anneal_, compress_, finalize_, inspect, inspect_channels, penalty, plan
 
 _HOMES = {
     "spectrim.artifact": ("load_", "save"),
@@ -36,7 +36,7 @@ _HOMES = {
     "spectrim.methods": ("CFDP", "FrequencyRegularization", "PointwisePruning", "ReconstructedFilters"),
     "spectrim.repair": ("reestimate_norms_", "repair_"),
     "spectrim.surgery": ("Plan",),
-    "spectrim.verbs": ("anneal_", "compress_", "finalize_", "inspect", "penalty", "plan"),
+    "spectrim.verbs": ("anneal_", "compress_", "finalize_", "inspect", "inspect_channels", "penalty", "plan"),
 }
 
 __all__ = [  # noqa: RUF022 - sorted as people sort
@@ -56,6 +56,7 @@ __all__ = [  # noqa: RUF022 - sorted as people sort
     "compress_",
     "finalize_",
     "inspect",
+    "inspect_channels",
     "load_",
     "penalty",
     "plan",

@@ -11,6 +11,8 @@ COUNTED = {"macs": "multiply-accumulates of one image", "params": "parameters"}
 MEASURED = {"latency": "time of one image"}
 """Quantities that are measured, relative to the dense model's in the same rounds."""
 
+_OTHER_NAMES = {"time": "latency"}
+
 
 @dataclass(frozen=True)
 class Target:
@@ -29,8 +31,8 @@ class Target:
         """Read ``QUANTITY:NUMBER``.
 
         Args:
-            text: ``macs:0.5`` is half of the dense model's, ``params:100000`` a number of them. Milliseconds cannot be
-                asked for: on a busy machine they would be a promise about the other programs.
+            text: ``macs:0.5`` is half of the dense model's, ``params:100000`` a number of them. ``time`` is another name of ``latency``.
+                Milliseconds cannot be asked for: on a busy machine they would be a promise about the other programs.
             quantities: That are understood where it is asked for.
 
         Raises:
@@ -38,11 +40,14 @@ class Target:
 
         >>> Target.parse("macs:0.5"), Target.parse("params:1e5")
         (Target(quantity='macs', amount=0.5), Target(quantity='params', amount=100000.0))
+        >>> print(Target.parse("time:0.78"))
+        latency:0.78
         """
         form = f"QUANTITY:NUMBER with one of {', '.join(quantities)}, for example {quantities[0]}:0.5"
         if not isinstance(text, str) or text.count(":") != 1:
             raise ValueError(f"target must be {form}, got {text!r}.")
         quantity, _, number = text.partition(":")
+        quantity = _OTHER_NAMES.get(quantity, quantity)
         if quantity not in quantities:
             raise ValueError(f"target must be {form}, got {text!r}, which is about {quantity!r}.")
         try:

@@ -11,8 +11,10 @@ from spectrim.artifact import read_structure
 from spectrim.calibration import Calibration
 from spectrim.errors import SiteError
 from spectrim.measure.choice import faster, inputs_of
+from spectrim.methods.cfdp import CFDP
 from spectrim.methods.method import Method
 from spectrim.nn.component import KINDS, Component, Layer, components
+from spectrim.report.channels import ChannelInspection
 from spectrim.report.inspection import Inspection, inspect_model, inspect_parts
 from spectrim.surgery.arranging import sort_channels_
 from spectrim.surgery.edits import plain_parameter, replace_module_, replace_tensor_
@@ -223,3 +225,25 @@ def inspect(what: nn.Module | str | os.PathLike[str]) -> Inspection:
         tensors=[(each.name, each.shape, each.nbytes) for each in structure.tensors],
         header=Path(what).stat().st_size - structure.payload - structure.plain,
     )
+
+
+def inspect_channels(
+    model: nn.Module, method: CFDP, *, where: Where = None, calibration: Calibration = None
+) -> ChannelInspection:
+    """How a ranking scores the channels of a model, group by group, and what of them would go; nothing is changed.
+
+    Print it for a table, take ``to_json()`` for all scores, ``draw("scores.png")`` for a picture.
+
+    Args:
+        model, method, where, calibration: As for :func:`plan`, and what that raises is raised.
+
+    >>> import spectrim as st
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    >>> found = st.inspect_channels(net, st.CFDP(keep=0.5, round_to=1), calibration=torch.rand(4, 3, 8, 8))
+    >>> print(found.headline())
+    CFDP(keep=0.5, round_to=1) on Sequential: 1 group of channels, 1 of them cut, 4 of 8 channels stay
+    >>> len(found.groups[0].scores), len(found.groups[0].gone)
+    (8, 4)
+    """
+    groups, skipped = method.ranking(model, where=where, calibration=calibration)
+    return ChannelInspection(method=repr(method), model=type(model).__name__, groups=groups, skipped=skipped)

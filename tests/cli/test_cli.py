@@ -218,6 +218,19 @@ def test_inspect_looks_into_a_file_and_into_a_network(shell, artifact):
     assert "99 % of energy" in shell("inspect", TINY)[1]
 
 
+def test_inspect_draws_the_scores_of_channels(shell, tmp_path):
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "scores.png"
+    typed = ["inspect", "lenet5", "--channels", "--data", "digits", "--score", "l2", "--keep", "0.5"]
+    status, out, err = shell(*typed, "--out", picture)
+    assert status == 0, err
+    assert "CFDP(keep=0.5, score='l2') on LeNet5: 3 groups of channels, 2 of them cut" in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert f"drawn in {picture}" in out
+    status, out, _ = shell(*typed, "--where", "conv2", "--json")
+    assert [group["path"] for group in json.loads(out)["groups"]] == ["conv2"]
+
+
 def test_methods_are_listed_with_their_settings(shell):
     assert "frequency-regularization" in shell("methods")[1]
     rows = json.loads(shell("methods", "--json")[1])
@@ -322,6 +335,8 @@ def test_compress_prints_before_and_after_and_the_files(shell, tmp_path):
         (["plan", "lenet5", "--method", "cfdp", "--score", "best"], "score must be one of ortho, paper, official"),
         (["plan", "lenet5", "--score", "ortho"], "frequency-regularization has no setting 'score'"),
         (["plan", "lenet5", "--schedule", "never"], "schedule must be one of geometric"),
+        (["inspect", "lenet5", "--keep", "0.5"], "--keep is about the scores of channels. Add --channels"),
+        (["inspect", "lenet5", "--channels"], "--channels scores what layers read and needs images: add --data"),
         (["inspect", "/no/file.safetensors"], "no network '/no/file.safetensors'"),
         (["eval", "lenet5", "/no/file", "--data", "digits"], "there is no weights file '/no/file'"),
     ],

@@ -1,13 +1,13 @@
-"""The compiled banded convolution computes what the plain one does; where it cannot be built, everything runs as before."""
+"""The compiled banded convolution computes what the plain one does."""
 
+import copy
 import shutil
 
 import pytest
 import torch
-from torch.utils import cpp_extension
 
 from spectrim.kernels import banded, build
-from spectrim.nn import GroupedBandsConv2d
+from spectrim.nn import GroupedBandsConv2d, band_groups
 from spectrim.nn.blockwise import Geometry
 
 SHAPES = [
@@ -80,13 +80,72 @@ def test_sorted_channels_need_no_sorting(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("block", [2, 3, 7, 8])
+@pytest.mark.parametrize("counts", ["each its own", "one", "all", "the last frequency first"])
+def test_any_number_of_different_bands_is_exact(block, counts, monkeypatch):
+    frequencies, channels = block * block, 75
+    order = list(reversed(range(frequencies))) if counts == "the last frequency first" else "zigzag"
+    kept = {"one": torch.ones(channels), "all": torch.full((channels,), frequencies)}.get(
+        counts, torch.linspace(1, frequencies, channels)
+    )
+    for out in (1, 8, 9, 31, 48):
+        geometry = Geometry(channels, out, (block, block), order)
+        module = GroupedBandsConv2d.of(geometry, torch.randn(out, channels, 1, 1), torch.randn(out), kept.long())
+        x = torch.randn(2, channels, 3 * block - 1, 2 * block)
+        with torch.no_grad():
+            torch.testing.assert_close(module(x), plain(module, x, monkeypatch), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiled")
+def test_a_weight_that_changes_is_packed_again(monkeypatch):
+    module, x = layer(7, 16, 24).requires_grad_(requires_grad=False), torch.randn(1, 16, 14, 14)
+    packs = []
+    monkeypatch.setattr(band_groups, "packed", lambda *given: packs.append(None) or banded.packed(*given))
+
+    def check(*, times):
+        torch.testing.assert_close(module(x), plain(module, x, monkeypatch), atol=1e-5, rtol=1e-4)
+        assert len(packs) == times
+
+    check(times=1)
+    check(times=1)
+    module.weight.mul_(2)
+    check(times=2)
+    module.weight = torch.nn.Parameter(torch.randn(16, 24), requires_grad=False)
+    check(times=3)
+    module.weight.data = torch.randn(16, 24)
+    check(times=4)
+    module.load_state_dict({**module.state_dict(), "weight": torch.randn(16, 24)})
+    check(times=5)
+    twin = copy.deepcopy(module)
+    twin.weight.mul_(2)
+    check(times=5)
+    assert copy.deepcopy(module)._packed is None, "copies may go to another machine, which packs otherwise"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiled")
+def test_weights_made_in_inference_mode_may_change_unseen(monkeypatch):
+    with torch.inference_mode():
+        module, x = layer(7, 16, 24), torch.randn(1, 16, 14, 14)
+        for _ in range(2):
+            torch.testing.assert_close(module(x), plain(module, x, monkeypatch), atol=1e-5, rtol=1e-4)
+            module.weight.mul_(3)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiled")
 def test_threads_share_the_work(monkeypatch):
-    module, x = layer(7, 64, 64), torch.randn(2, 64, 28, 28)
     before = torch.get_num_threads()
     try:
-        torch.set_num_threads(2)
-        with torch.no_grad():
-            torch.testing.assert_close(module(x), plain(module, x, monkeypatch), atol=1e-5, rtol=1e-5)
+        for threads, side in ((2, 28), (2, 7), (5, 14), (3, 21)):  # more blocks than threads, and fewer
+            torch.set_num_threads(threads)
+            for unsorted in (False, True):
+                module, x = layer(7, 60 if unsorted else 64, 40), torch.randn(1, 60 if unsorted else 64, side, side)
+                with torch.no_grad():
+                    if not unsorted:
+                        module.source.copy_(torch.arange(64))
+                    torch.testing.assert_close(module(x), plain(module, x, monkeypatch), atol=1e-5, rtol=1e-4)
     finally:
         torch.set_num_threads(before)
 
@@ -108,11 +167,20 @@ def test_gradients_and_other_dtypes_take_the_plain_form():
         ({"source": torch.tensor([0, 9], dtype=torch.int32)}, "wrong source"),
         ({"source": torch.tensor([0, -1], dtype=torch.int32)}, "wrong source"),
         ({"source": torch.tensor([0], dtype=torch.int32)}, "wrong source"),
+        ({"source": torch.tensor([0, 1])}, "wrong source"),
         ({"order": torch.tensor([0, 1, 2, 4], dtype=torch.int32)}, "wrong order"),
-        ({"kept": [5]}, "wrong groups"),
-        ({"sizes": [3]}, "wrong groups"),
-        ({"block": 9}, "wrong order"),
-        ({"x": torch.zeros(1, 3, 4, 4)}, "wrong input"),
+        ({"order": torch.tensor([0, 1, 1, 2], dtype=torch.int32)}, "wrong order"),
+        ({"kept": torch.tensor([5, 1], dtype=torch.int32)}, "wrong kept"),
+        ({"kept": torch.tensor([1, 0], dtype=torch.int32)}, "wrong kept"),
+        ({"kept": torch.tensor([1, 2], dtype=torch.int32)}, "wrong kept"),
+        ({"kept": torch.tensor([3], dtype=torch.int32)}, "wrong kept"),
+        ({"packed": torch.zeros(5)}, "wrong weight"),
+        ({"out": 1000}, "wrong weight"),
+        ({"out": 0}, "wrong input"),
+        ({"block": 9}, "sides from 2 to 8"),
+        ({"block": 3}, "wrong order"),
+        ({"x": torch.zeros(1, 3, 4, 4)}, "wrong kept"),
+        ({"x": torch.zeros(1, 2, 4, 4).double()}, "wrong input"),
         ({"bias": torch.zeros(2)}, "wrong bias"),
     ],
     ids=lambda change: str(change)[:40],
@@ -120,30 +188,17 @@ def test_gradients_and_other_dtypes_take_the_plain_form():
 def test_what_would_read_outside_is_refused(change, message):
     arguments = {
         "x": torch.zeros(1, 2, 4, 4),
-        "source": torch.arange(2, dtype=torch.int32),
         "order": torch.arange(4, dtype=torch.int32),
-        "weight": torch.zeros(2, 3),
+        "kept": torch.tensor([3, 1], dtype=torch.int32),
+        "source": torch.tensor([1, 0], dtype=torch.int32),
+        "packed": torch.ops.spectrim.banded_pack(torch.zeros(2, 3)),
         "bias": None,
-        "sizes": [2],
-        "kept": [3],
         "block": 2,
-        "sorted": False,
+        "out": 3,
     }
     assert torch.ops.spectrim.banded_pointwise(*arguments.values()).shape == (1, 3, 4, 4)
     with pytest.raises(RuntimeError, match=message):
         torch.ops.spectrim.banded_pointwise(*(arguments | change).values())
-
-
-def test_without_a_compiler_plain_torch_goes_on(monkeypatch):
-    def fails(*_, **__):
-        raise RuntimeError("no compiler here\nmore")
-
-    monkeypatch.setattr(banded, "built", lambda: False)
-    monkeypatch.setattr(cpp_extension, "load", fails)
-    with pytest.warns(UserWarning, match="the kernels were not built, plain torch goes on: no compiler here"):
-        assert not build()
-    module, x = layer(7, 6, 4), torch.randn(1, 6, 14, 14)
-    assert module(x).shape == (1, 4, 14, 14)
 
 
 def test_the_order_of_the_channels_is_looked_up_again_when_it_changes():

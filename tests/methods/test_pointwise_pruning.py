@@ -240,10 +240,12 @@ def test_the_model_itself_cannot_be_swapped():
         ({"levels": 0}, "levels must be"),
         ({"strength": -1.0}, "strength must be"),
         ({"rounds": -1}, "rounds must be"),
-        ({"weigh": "time"}, "weigh must be"),
+        ({"weigh": "money"}, "weigh must be"),
         ({"pays": "maybe"}, "pays must be 'macs', 'time' or 'always', got 'maybe'"),
-        ({"pays": "time", "target": "macs:0.5"}, "a target counts multiplications"),
+        ({"pays": "time", "target": "macs:0.5"}, "a target says itself which layers pay"),
         ({"keep": {"*": 0.5}, "learn": True}, "one keep for all layers"),
+        ({"tie": "block"}, "tie must be 'stage' or None"),
+        ({"tie": "stage", "order": "energy"}, "tied layers share one order"),
     ],
     ids=str,
 )
@@ -405,3 +407,83 @@ def test_the_clock_is_a_real_one():
     # One coefficient of 64 in a wide layer: with or without the compiled kernels, plans are made and say why.
     plan = st.plan(network(), st.PointwisePruning(keep=0.1, pays="time"), calibration=images())
     assert len(plan.edits) + len(plan.skipped) == 2
+
+
+class Residual(nn.Module):
+    """Three bottlenecks around one stream, and a head that reads it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.project = nn.Conv2d(16, 8, 1)
+        self.blocks = nn.ModuleList(self.block() for _ in range(3))
+        self.head = nn.Conv2d(8, 24, 1)
+        self.fc = nn.Linear(24, 5)
+
+    @staticmethod
+    def block():
+        norm = nn.BatchNorm2d(8)
+        for tensor in (norm.running_mean, norm.weight, norm.bias):
+            nn.init.uniform_(tensor, 0.1)
+        return nn.Sequential(
+            nn.Conv2d(8, 24, 1),
+            nn.ReLU6(),
+            nn.Conv2d(24, 24, 3, padding=1, groups=24),
+            nn.ReLU6(),
+            nn.Conv2d(24, 8, 1),
+            norm,
+        )
+
+    def forward(self, x):
+        x = self.project(self.first(x).relu())
+        for block in self.blocks:
+            x = x + block(x)
+        return self.fc(self.head(x).relu().mean((2, 3)))
+
+
+def test_tied_layers_have_the_bands_that_are_best_for_all_of_them():
+    model = Residual().eval()
+    readers = ["blocks.0.0", "blocks.1.0", "blocks.2.0", "head"]
+    plans = {
+        tie: st.plan(model, st.PointwisePruning(keep=0.4, pays="always", levels=64, tie=tie), calibration=images())
+        for tie in (None, "stage")
+    }
+    kept = {tie: {edit.path: edit.spec["kept"] for edit in plan.edits} for tie, plan in plans.items()}
+    assert len({tuple(kept["stage"][path]) for path in readers}) == 1
+    assert len({tuple(kept[None][path]) for path in readers}) == 4
+    assert kept["stage"].keys() == kept[None].keys()
+    assert kept_share(plans["stage"]) <= 0.4
+
+
+def test_tied_layers_learn_one_cut_off(tmp_path):
+    model = Residual().eval()
+    method = st.PointwisePruning(keep=0.4, pays="always", tie="stage", learn=True, rounds=1)
+    plan = st.plan(model, method, calibration=images())
+    plan = type(plan).from_json(plan.to_json())
+    assert plan.after - plan.before == 16 + 3 * 24 + 8
+    plan.apply_(model)
+    assert sum(p.numel() for p in model.parameters()) == plan.after
+    readers = [model.blocks[0][0], model.blocks[1][0], model.blocks[2][0], model.head]
+    assert len({id(layer.theta) for layer in readers}) == 1
+    assert len(cut_offs(model)) == 5
+    optimizer = torch.optim.Adam(cut_offs(model), lr=0.02)
+    for step in range(40):
+        optimizer.zero_grad()
+        (model.train()(images()).square().mean() + st.penalty(model)).backward()
+        optimizer.step()
+        st.anneal_(model, (step + 1) / 80)
+    assert all(torch.equal(layer.kept, readers[0].kept) for layer in readers)
+    assert len(set(readers[0].kept.tolist())) > 1
+    st.save(model, tmp_path / "model.safetensors", dtype=torch.float32)
+    loaded = st.load_(Residual(), tmp_path / "model.safetensors")
+    assert loaded.head.theta is loaded.blocks[0][0].theta
+    torch.testing.assert_close(loaded.eval()(images()), model.eval()(images()))
+
+
+def test_without_a_stream_tying_changes_nothing():
+    plain, tied = (
+        st.plan(network(), st.PointwisePruning(keep=0.4, pays="always", tie=tie), calibration=images())
+        for tie in (None, "stage")
+    )
+    assert plain.edits == tied.edits

@@ -104,6 +104,8 @@ def _layers(model: nn.Module, entries: list[ComponentEntry]) -> dict[str, Layer]
             layers[entry.path] = layer
         else:
             swap_(root, inside, layer)
+    for kind in {layer.kind: type(layer) for layer in layers.values()}.values():
+        kind.join_([layer for layer in layers.values() if layer.kind == kind.kind])
     return {name: layer for path, layer in layers.items() for name in _names_of(model, path)}
 
 

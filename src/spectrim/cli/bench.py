@@ -15,7 +15,7 @@ def bench(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="An artifact.")],
     data: options.MaybeData = None,
     image_size: options.ImageSize = None,
-    channels: options.Channels = None,
+    image_channels: options.ImageChannels = None,
     classes: options.Classes = None,
     batch_size: Annotated[int, typer.Option(metavar="N", help="Images in the batch.")] = 1,
     rounds: Annotated[int, typer.Option(metavar="N", help="Figures to take of each; they take turns.")] = 30,
@@ -30,13 +30,13 @@ def bench(
     \b
     Examples:
       spectrim bench lenet5 runs/a/model.safetensors --data digits
-      spectrim bench torchvision:resnet18 runs/p/model.safetensors --image-size 224 --channels 3 --threads 1
+      spectrim bench torchvision:resnet18 runs/p/model.safetensors --image-size 224 --image-channels 3 --threads 1
     """
     with values():
         from spectrim.training.assessment import compare_speed
         from spectrim.training.setting import fit_for
 
-        fit = fit_for(data, image_size=image_size, channels=channels, num_classes=classes)
+        fit = fit_for(data, image_size=image_size, channels=image_channels, num_classes=classes)
         found = compare_speed(model, file, fit, batch_size=batch_size, rounds=rounds, threads=threads, cpu=cpu)
     if as_json:
         typer.echo(json.dumps(found, indent=1))

@@ -117,6 +117,8 @@ def compress(
           --keep 0.2 --epochs 10 --out runs/resnet20
       spectrim compress resnet20 --data cifar10:data/cifar --weights resnet20.safetensors --normalize imagenet \\
           --method cfdp --target macs:0.5 --epochs 10 --out runs/half
+      spectrim compress timm:mobilenetv2_100 --data images:photos --weights mobilenetv2.safetensors --normalize imagenet \\
+          --method pointwise-pruning --target time:0.78 --epochs 0 --out runs/fast
       spectrim compress resnet56 --data cifar10:data/cifar --method cfdp --keep 0.5 --rounds 3 --ema 0.999 --out runs/c
       spectrim compress vgg16_bn --data cifar10:data/cifar --method cfdp --keep 0.5 --untrained --out runs/u
       spectrim compress torchvision:resnet18 --data images:photos --keep '*.downsample.*=1' --keep '*=0.05' --out runs/p

@@ -16,7 +16,7 @@ def export(
     form: Annotated[Literal["onnx"], typer.Option("--format", help="Which runtime.")] = "onnx",
     data: options.MaybeData = None,
     image_size: options.ImageSize = None,
-    channels: options.Channels = None,
+    image_channels: options.ImageChannels = None,
     classes: options.Classes = None,
 ) -> None:
     """Write a network with the numbers of an artifact for another runtime, and check it there.
@@ -35,7 +35,7 @@ def export(
         from spectrim.training.setting import fit_for
         from spectrim.training.weights import load_file_
 
-        fit = fit_for(data, image_size=image_size, channels=channels, num_classes=classes)
+        fit = fit_for(data, image_size=image_size, channels=image_channels, num_classes=classes)
         network = load_file_(build(model, fit), file).eval()
         difference = export_onnx(network, example_for(model, network, fit), out)
     typer.echo(

@@ -21,7 +21,7 @@ def import_frereg(
         Literal["float16", "bfloat16", "float32"], typer.Option(help="Of the numbers in the artifact.")
     ] = "float16",
     image_size: options.ImageSize = None,
-    channels: options.Channels = None,
+    image_channels: options.ImageChannels = None,
     classes: options.Classes = None,
 ) -> None:
     """Turn a checkpoint of the frereg package (sparse spectra, loaded with weights_only) into an artifact.
@@ -38,7 +38,7 @@ def import_frereg(
         from spectrim.training.models import build
         from spectrim.training.setting import fit_for
 
-        network = build(model, fit_for(None, image_size=image_size, channels=channels, num_classes=classes))
+        network = build(model, fit_for(None, image_size=image_size, channels=image_channels, num_classes=classes))
         import_frereg_(network, file, where=where, norm=norm)
         size = spectrim.save(network, out, dtype=getattr(torch, dtype))
     typer.echo(

@@ -3,12 +3,15 @@
 import json
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spectrim.cli import options
-from spectrim.cli.errors import values
+from spectrim.cli.errors import BadValueError, values
+
+if TYPE_CHECKING:
+    from spectrim.report import ChannelInspection, Inspection
 
 
 def plan(
@@ -23,7 +26,7 @@ def plan(
     where: options.Where = None,
     data: options.MaybeData = None,
     image_size: options.ImageSize = None,
-    channels: options.Channels = None,
+    image_channels: options.ImageChannels = None,
     classes: options.Classes = None,
     weights: options.Weights = None,
     normalize: options.Normalize = "data",
@@ -53,7 +56,7 @@ def plan(
             method=method,
             settings=options.settings(method, keep, floor, schedule, settings, score=score, target=target),
         )
-        network = build(model, fit_for(data, image_size=image_size, channels=channels, num_classes=classes))
+        network = build(model, fit_for(data, image_size=image_size, channels=image_channels, num_classes=classes))
         if weights is not None:
             load_file_(network, weights)
         calibration = (
@@ -65,33 +68,80 @@ def plan(
 
 def inspect(
     what: Annotated[str, typer.Argument(metavar="FILE|MODEL", help="An artifact, or the name of a network.")],
+    channels: Annotated[
+        bool,
+        typer.Option("--channels", help="Score the channels of a network on images, and show what cfdp would cut."),
+    ] = False,
+    keep: options.Keep = None,
+    target: options.Target = None,
+    score: options.Score = None,
+    settings: options.Set = None,
+    where: options.Where = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With --channels: draw the scores into this file (.png, .svg, .pdf)."),
+    ] = None,
     data: options.MaybeData = None,
     image_size: options.ImageSize = None,
-    channels: options.Channels = None,
+    image_channels: options.ImageChannels = None,
     classes: options.Classes = None,
     weights: options.Weights = None,
+    normalize: options.Normalize = "data",
     as_json: options.AsJSON = False,
 ) -> None:
-    """Show what is in an artifact, or what a network's weights look like in the frequency domain.
+    """Show what is in an artifact, what a network's weights look like in the frequency domain, or how its channels score.
 
     \b
     Examples:
       spectrim inspect runs/a/model.safetensors
       spectrim inspect resnet20 --weights resnet20.safetensors
       spectrim inspect runs/a/model.safetensors --json
+      spectrim inspect resnet20 --channels --data cifar10:DIR --weights resnet20.safetensors --normalize imagenet \\
+          --score ortho --keep 0.5 --out scores.png
     """
+    found: Inspection | ChannelInspection
     with values():
         import spectrim
+        from spectrim.training.job import Job
         from spectrim.training.models import build
-        from spectrim.training.setting import fit_for
+        from spectrim.training.setting import calibration_for, fit_for, method_for
         from spectrim.training.weights import load_file_
 
+        given = {
+            "--keep": keep,
+            "--target": target,
+            "--score": score,
+            "--set": settings,
+            "--where": where,
+            "--out": out,
+        }
+        if not channels and (stray := [name for name, value in given.items() if value is not None]):
+            raise BadValueError(f"{stray[0]} is about the scores of channels. Add --channels, or leave it out.")
+        if channels and data is None:
+            raise BadValueError("--channels scores what layers read and needs images: add --data SOURCE.")
+        if channels and Path(what).is_file():
+            raise BadValueError(
+                f"--channels runs a network on images, and {what!r} is a file. Give the network's name, and --weights {what}."
+            )
         if Path(what).is_file():
             found = spectrim.inspect(what)
         else:
-            network = build(what, fit_for(data, image_size=image_size, channels=channels, num_classes=classes))
-            found = spectrim.inspect(network if weights is None else load_file_(network, weights))
+            network = build(what, fit_for(data, image_size=image_size, channels=image_channels, num_classes=classes))
+            if weights is not None:
+                load_file_(network, weights)
+            if channels and data is not None:
+                typed = options.settings("cfdp", keep, None, None, settings, score=score, target=target)
+                method = method_for(Job(model=what, data=data, method="cfdp", settings=typed))
+                assert isinstance(method, spectrim.CFDP)  # noqa: S101 - by its name
+                calibration = calibration_for(network, data, image_size=image_size, normalize=normalize)
+                found = spectrim.inspect_channels(network, method, where=where, calibration=calibration)
+                if out is not None:
+                    found.draw(out)
+            else:
+                found = spectrim.inspect(network)
     typer.echo(json.dumps(found.to_json(), indent=1) if as_json else str(found))
+    if out is not None and not as_json:
+        typer.echo(f"\ndrawn in {out}")
 
 
 def methods(

@@ -71,8 +71,9 @@ Target = Annotated[
     str | None,
     typer.Option(
         metavar="QUANTITY:NUMBER",
-        help="In place of --keep, what cfdp may leave: macs:0.5, params:0.3, latency:0.7 of the dense network's, or params:100000.",
-        autocompletion=beginning(("macs:", "params:", "latency:")),
+        help="In place of --keep, what cfdp may leave: macs:0.5, params:0.3, time:0.7 of the dense network's, or params:100000; "
+        "for pointwise-pruning macs and time.",
+        autocompletion=beginning(("macs:", "params:", "time:")),
     ),
 ]
 Floor = Annotated[
@@ -112,7 +113,7 @@ Normalize = Annotated[
         help="Statistics that pixels are scaled by; pretrained networks want the ones they were trained with."
     ),
 ]
-Channels = Annotated[int | None, typer.Option(metavar="N", help="Channels of the images, if no --data says so.")]
+ImageChannels = Annotated[int | None, typer.Option(metavar="N", help="Channels of the images, if no --data says so.")]
 Classes = Annotated[int | None, typer.Option(metavar="N", help="Number of classes, if no --data says so.")]
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Leave an accelerator alone.")]

@@ -1,62 +1,34 @@
 """The banded pointwise convolution in one call: plain torch everywhere, compiled on the processor once it has been built."""
 
-import hashlib
-import platform
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_SOURCE = Path(__file__).with_name("banded.cpp")
-_FLAGS = ("-O3", "-march=native", "-fopenmp", "-std=c++20")
+from spectrim.kernels.building import built
+
 _SIDES = range(2, 9)
-_OP = "banded_pointwise"
 
 
-def build(*, verbose: bool = False) -> bool:
-    """Compile and load the kernels for this machine; about half a minute the first time, then from torch's cache of extensions.
+class Packed(NamedTuple):
+    """What the compiled form reads in place of the weight; made anew when the weight or the groups change."""
 
-    Nothing else compiles anything. Needs a C++ compiler and ninja.
-
-    Args:
-        verbose: Whether the compiler's output is shown.
-
-    Returns:
-        Whether they are there now. If not, everything runs as before, in plain torch, and a warning says why.
-    """
-    if not built():
-        from torch.utils import cpp_extension
-
-        try:
-            cpp_extension.load(
-                f"spectrim_banded_{_processor()}",
-                [str(_SOURCE)],
-                extra_cflags=[*_FLAGS],
-                is_python_module=False,
-                verbose=verbose,
-            )
-        except (RuntimeError, OSError, ImportError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            warnings.warn(f"the kernels were not built, plain torch goes on: {reason}", stacklevel=2)
-    return built()
+    kept: Int[Tensor, "in"]
+    panels: Float[Tensor, "number"]
+    """The weight in an order that depends on the processor."""
 
 
-def _processor() -> str:
-    """A short name of what the processor can do, so that a home folder that machines share holds a file for each kind."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text(encoding="utf-8").splitlines() if told.exists() else []
-    flags = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-    return hashlib.sha256(f"{platform.machine()} {flags}".encode()).hexdigest()[:8]
-
-
-def built() -> bool:
-    """Whether the compiled kernels are loaded in this process."""
-    return hasattr(torch.ops.spectrim, _OP)
+def packed(weight: Float[Tensor, "in out"], groups: Sequence[tuple[int, int]]) -> Packed | None:
+    """The weight as the compiled form reads it; None where there is none for it."""
+    if weight.device.type != "cpu" or weight.dtype != torch.float32 or weight.is_meta or not built():
+        return None
+    sizes, kept = (torch.tensor(each, dtype=torch.int32) for each in zip(*groups, strict=True))
+    kernel: Any = torch.ops.spectrim.banded_pack
+    with torch.no_grad():
+        return Packed(kept.repeat_interleave(sizes), kernel(weight.detach().contiguous()))
 
 
 def banded_pointwise(
@@ -70,8 +42,9 @@ def banded_pointwise(
     groups: Sequence[tuple[int, int]],
     block: tuple[int, int],
     in_order: bool,
+    panels: Packed | None = None,
 ) -> Float[Tensor, "image out height width"]:
-    """A pointwise convolution of the first coefficients of the blocks of its input, as one dense product for each group of channels.
+    """A pointwise convolution of the first coefficients of the blocks of its input, by dense products alone.
 
     Args:
         x: Maps of any size; continued by their last row and column where the block does not divide them.
@@ -83,6 +56,7 @@ def banded_pointwise(
         groups: Number of channels and kept coefficients, most kept first.
         block: Height and width.
         in_order: Whether ``source`` counts up from 0, so that nothing has to be sorted.
+        panels: What :func:`packed` makes of ``weight`` and ``groups``, if that was done before; plain torch does not read it.
     """
     compiled = (
         block[0] == block[1]
@@ -94,10 +68,10 @@ def banded_pointwise(
         and not torch.is_autocast_enabled("cpu")
         and built()
     )
-    if compiled:
-        kernel: Any = getattr(torch.ops.spectrim, _OP)
-        sizes, kept = zip(*groups, strict=True)
-        y: Tensor = kernel(x, source, order, weight, bias, sizes, kept, block[0], in_order)
+    if compiled and (ready := panels or packed(weight, groups)) is not None:
+        kernel: Any = torch.ops.spectrim.banded_pointwise.default
+        from_ = None if in_order else source
+        y: Tensor = kernel(x, order, ready.kept, from_, ready.panels, bias, block[0], weight.shape[1])
         return y
     return _plain(x, source, basis, weight, bias, groups=groups, block=block, in_order=in_order)
 

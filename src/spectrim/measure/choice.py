@@ -40,9 +40,7 @@ def inputs_of(model: nn.Module, paths: Sequence[str], example: Tensor) -> dict[s
 
 
 def faster(module: nn.Module, than: nn.Module, x: Tensor, *, margin: float = 0.05, seconds: float = 0.1) -> bool:
-    """Whether ``module`` beats ``than`` on ``x`` by more than a margin: minima of interleaved timings, eval mode.
-
-    The timings are short, so that on a busy machine some of each form are not interrupted; the least is the one closest to the machine.
+    """Whether ``module`` beats ``than`` on ``x`` by more than a margin, by :func:`least_seconds`.
 
     Args:
         module, than: Called as they are, without gradients.
@@ -50,15 +48,30 @@ def faster(module: nn.Module, than: nn.Module, x: Tensor, *, margin: float = 0.0
         margin: By which share of the time it must win.
         seconds: Time to spend on each.
     """
+    ours, theirs = least_seconds((module, than), x, seconds=seconds)
+    return bool(ours < (1 - margin) * theirs)
+
+
+def least_seconds(modules: Sequence[nn.Module], x: Tensor, *, seconds: float = 0.1) -> list[float]:
+    """What one call of each module takes: minima of interleaved timings.
+
+    The timings are short, so that on a busy machine some of each form are not interrupted; the least is the one closest to the machine.
+
+    Args:
+        modules: Called as they are, without gradients.
+        x: Their input.
+        seconds: Time to spend on each.
+
+    >>> took = least_seconds([nn.Identity(), nn.Linear(64, 64)], torch.zeros(64, 64), seconds=0.01)
+    >>> took[0] < took[1]
+    True
+    """
     with torch.no_grad():
-        timers = [
-            Timer("f(x)", globals={"f": each, "x": x}, num_threads=torch.get_num_threads()) for each in (module, than)
-        ]
+        timers = [Timer("f(x)", globals={"f": each, "x": x}, num_threads=torch.get_num_threads()) for each in modules]
         once = [min(timer.timeit(1).mean for _ in range(3)) for timer in timers]
         numbers = [max(1, int(_BLOCK / took)) for took in once]
         rounds = max(3, round(seconds / max(_BLOCK, *once)))
         taken = [
             [timer.timeit(number).mean for timer, number in zip(timers, numbers, strict=True)] for _ in range(rounds)
         ]
-    ours, theirs = (min(times) for times in zip(*taken, strict=True))
-    return bool(ours < (1 - margin) * theirs)
+    return [float(min(times)) for times in zip(*taken, strict=True)]

@@ -23,6 +23,8 @@ from spectrim.nn.component import components
 from spectrim.surgery import sites
 from spectrim.surgery.channels import Group, Left, groups
 from spectrim.surgery.plan import Plan, Skipped
+from spectrim.surgery.prune import PruneChannels
+from spectrim.surgery.ranking import Ranked
 from spectrim.surgery.sites import Site, Where
 
 _KEEP = 0.5
@@ -143,52 +145,47 @@ class CFDP(Method, name="cfdp"):
             UnsupportedError: The operations are a target and cannot be counted, see :func:`spectrim.measure.macs`.
             DataError: The calibration is empty, holds NaN, or does not go through the model.
         """
-        _check_order(model)
-        batches = images_of(calibration, model, who="CFDP")
-        first = next(batches)
-        found, left = _groups(model, first)
-        skipped = {each.path: each.reason for each in left}
-        layers = [path for group in found for path in group.writers] + list(skipped)
-        chosen = sites.selected([_site(model, path) for path in layers], where, model=model)
-        skipped = {path: "left alone by where" if _site(model, path).name not in chosen else reason
-                   for path, reason in skipped.items()}  # fmt: skip
-        rungs: dict[str, tuple[int, ...]] = {}
-        for group in found:
-            allowed = self._rungs(model, group, chosen)
-            if isinstance(allowed, str):
-                skipped |= dict.fromkeys(group.writers, allowed)
-            else:
-                rungs[group.path] = allowed
-        scored = [group for group in found if group.path in rungs]
-        costs = self._costs(model, first[:1])
-        ladders = []
-        for group, values in self._scores(model, scored, itertools.chain([first], batches)):
-            if values is None:
-                skipped |= dict.fromkeys(group.writers, "what reads its channels is not called as a layer")
-            else:
-                ladders.append(Ladder.of(group, values, rungs[group.path]))
-        target = None if self.target is None else Target.parse(self.target)
-        settled = settle(model, ladders, target, costs, first[:2])
-        cuts = []
-        for ladder in ladders:
-            reason = self._whole(ladder, settled)
-            if reason is None:
-                cuts.append((ladder, ladder.cut(model, settled.kept[ladder.group.path])))
-            else:
-                skipped |= dict.fromkeys(ladder.group.writers, reason)
-        savings = saved(model, [edit for _, edit in cuts], costs, first[:1])
-        edits = [replace(edit, note=self._note(model, ladder, settled.kept[edit.path], saving))
-                 for (ladder, edit), saving in zip(cuts, savings, strict=True)]  # fmt: skip
-        order = {name: place for place, (name, _) in enumerate(model.named_modules())}
+        decided = self._decide(model, where, calibration)
+        savings = saved(model, [edit for _, edit in decided.cuts], decided.costs, decided.image)
+        edits = [replace(edit, note=self._note(model, ladder, decided.settled.kept[edit.path], saving))
+                 for (ladder, edit), saving in zip(decided.cuts, savings, strict=True)]  # fmt: skip
         return Plan(
             repr(self),
             type(model).__name__,
             tuple(edits),
-            tuple(sorted((Skipped(*item) for item in skipped.items()), key=lambda row: order[row.site])),
-            costs.parameters(),
-            costs.parameters(counts(edits)),
-            settled.budget,
+            _in_order(model, decided.skipped),
+            decided.costs.parameters(),
+            decided.costs.parameters(counts(edits)),
+            decided.settled.budget,
         )
+
+    def ranking(
+        self, model: nn.Module, *, where: Where = None, calibration: Calibration = None
+    ) -> tuple[tuple[Ranked, ...], tuple[Skipped, ...]]:
+        """The scores behind a plan: of every group that can be cut, also where all of it stays; and the other layers.
+
+        Args:
+            model, where, calibration: As for :meth:`plan`, and what it raises is raised.
+        """
+        decided = self._decide(model, where, calibration, whole=True)
+        going = {ladder.group.path: ladder for ladder, _ in decided.cuts}
+        found = []
+        for ladder in decided.ladders:
+            path, order = ladder.group.path, ladder.order
+            gone = order[: len(order) - decided.settled.kept[path]] if path in going else ()
+            found.append(
+                Ranked(
+                    path=path,
+                    writers=ladder.group.writers,
+                    width=ladder.group.width,
+                    scores=tuple(float(score) for score in ladder.scores),
+                    gone=tuple(sorted(gone)),
+                    reason=decided.skipped.get(path, ""),
+                )
+            )
+        shown = {path for each in found for path in each.writers}
+        others = {path: reason for path, reason in decided.skipped.items() if path not in shown}
+        return tuple(found), _in_order(model, others)
 
     def in_rounds(self, model: nn.Module, count: int, *, calibration: Calibration = None) -> Sequence["CFDP"]:
         """Cuts to make one after the other, tuning in between; the last one ends at the widths, or the target, of this one.
@@ -225,23 +222,58 @@ class CFDP(Method, name="cfdp"):
             return tuple(replace(self, keep=keep, original=original) for keep in each)
         return tuple(replace(self, keep=keep["*"], original=original) for keep in each)
 
-    def _rungs(self, model: nn.Module, group: Group, chosen: set[str]) -> str | tuple[int, ...]:
-        """How many units of a group may stay, from all down; or why it is left alone."""
+    def _decide(self, model: nn.Module, where: Where, calibration: Calibration, *, whole: bool = False) -> "_Decided":
+        """What goes; with ``whole``, groups are scored too of which it is clear before that all of them stays."""
+        _check_order(model)
+        batches = images_of(calibration, model, who="CFDP")
+        first = next(batches)
+        found, left = _groups(model, first)
+        skipped = {each.path: each.reason for each in left}
+        layers = [path for group in found for path in group.writers] + list(skipped)
+        chosen = sites.selected([_site(model, path) for path in layers], where, model=model)
+        skipped = {path: "left alone by where" if _site(model, path).name not in chosen else reason
+                   for path, reason in skipped.items()}  # fmt: skip
+        rungs: dict[str, tuple[int, ...]] = {}
+        for group in found:
+            rungs[group.path], reason = self._rungs(model, group, chosen)
+            if reason:
+                skipped |= dict.fromkeys(group.writers, reason)
+        scored = [group for group in found if len(rungs[group.path]) > (0 if whole else 1)]
+        costs = self._costs(model, first[:1])
+        ladders = []
+        for group, values in self._scores(model, scored, itertools.chain([first], batches)):
+            if values is None:
+                skipped |= dict.fromkeys(group.writers, "what reads its channels is not called as a layer")
+            else:
+                ladders.append(Ladder.of(group, values, rungs[group.path]))
+        target = None if self.target is None else Target.parse(self.target)
+        settled = settle(model, ladders, target, costs, first[:2])
+        cuts = []
+        for ladder in ladders:
+            reason = skipped.get(ladder.group.path) or self._whole(ladder, settled)
+            if not reason:
+                cuts.append((ladder, ladder.cut(model, settled.kept[ladder.group.path])))
+            else:
+                skipped |= dict.fromkeys(ladder.group.writers, reason)
+        return _Decided(tuple(ladders), tuple(cuts), settled, skipped, costs, first[:1])
+
+    def _rungs(self, model: nn.Module, group: Group, chosen: set[str]) -> tuple[tuple[int, ...], str]:
+        """How many units of a group may stay, from all down, none if it is not to be looked at; and why it is left alone."""
         members = [_site(model, path) for path in group.writers]
         if out := [site.path for site in members if site.name not in chosen]:
-            return "left alone by where" if len(members) == 1 else f"left alone by where, together with {out[0]!r}"
-        of = (self.original or {}).get(group.path)
+            return (), "left alone by where" if len(members) == 1 else f"left alone by where, together with {out[0]!r}"
+        of, every = (self.original or {}).get(group.path), len(group.units)
         if self.target is not None:
             rungs = widths(group, self.least, self.round_to, of=of)
             few = f"has {group.width} channels, and no smaller width that round_to={self.round_to} and least={self.least:g} allow"
-            return rungs if len(rungs) > 1 else few
+            return rungs, "" if len(rungs) > 1 else few
         keep = self._keep_of(model, group)
         if keep is None:
-            return "no pattern of keep matches"
+            return (every,), "no pattern of keep matches"
         kept = kept_units(group, keep, self.round_to, of=of)
-        if kept == len(group.units):
-            return f"keep={keep:g} leaves all of its {group.width} channels"
-        return len(group.units), kept
+        if kept == every:
+            return (every,), f"keep={keep:g} leaves all of its {group.width} channels"
+        return (every, kept), ""
 
     def _keep_of(self, model: nn.Module, group: Group) -> float | None:
         members, patterns = [_site(model, path) for path in group.writers], self._keeps()
@@ -255,14 +287,14 @@ class CFDP(Method, name="cfdp"):
                 raise
             return Costs.of(model, None)
 
-    def _whole(self, ladder: Ladder, settled: Settled) -> str | None:
-        """Why a group stays whole that might have been cut; None if it is cut."""
+    def _whole(self, ladder: Ladder, settled: Settled) -> str:
+        """Why a group stays whole that might have been cut; empty if it is cut."""
         path = ladder.group.path
         if path in settled.blamed:
             return settled.blamed[path]
         if settled.kept[path] == ladder.rungs[0]:
             return f"target={self.target} leaves all of its {ladder.group.width} channels"
-        return None
+        return ""
 
     def _scores(
         self, model: nn.Module, scored: Sequence[Group], batches: Iterable[Tensor]
@@ -297,6 +329,23 @@ class CFDP(Method, name="cfdp"):
         parameters, operations = saving
         note.append(f"saves {parameters:,} parameters" + ("" if operations is None else f" and {operations:,} MACs"))
         return "; ".join(note)
+
+
+@dataclass(frozen=True, eq=False)
+class _Decided:
+    """All that follows from a look at the images: scored groups, cuts, widths, why layers stay whole, and costs of an image."""
+
+    ladders: tuple[Ladder, ...]
+    cuts: tuple[tuple[Ladder, PruneChannels], ...]
+    settled: Settled
+    skipped: Mapping[str, str]
+    costs: Costs
+    image: Tensor
+
+
+def _in_order(model: nn.Module, skipped: Mapping[str, str]) -> tuple[Skipped, ...]:
+    order = {name: place for place, (name, _) in enumerate(model.named_modules())}
+    return tuple(sorted((Skipped(*item) for item in skipped.items()), key=lambda row: order[row.site]))
 
 
 def _groups(model: nn.Module, first: Tensor) -> tuple[list[Group], list[Left]]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -13,11 +13,13 @@ from torch.nn.parameter import is_lazy
 from spectrim.budget import Budget, Target
 from spectrim.calibration import Calibration, images_of
 from spectrim.errors import OrderError
-from spectrim.kernels.banded import built
+from spectrim.kernels.building import built
 from spectrim.measure.choice import faster
 from spectrim.measure.compute import macs
 from spectrim.methods.method import Method
+from spectrim.methods.pointwise_time import Pace, grouped_layer, ones, pace, plain_layer, within_time
 from spectrim.methods.spectra import Block, Reading, Score, order_of, read_spectra
+from spectrim.methods.tying import streams_of, together
 from spectrim.nn.band_groups import GroupedBandsConv2d
 from spectrim.nn.blockwise import Geometry
 from spectrim.nn.component import Spec
@@ -31,6 +33,7 @@ from spectrim.transforms.bands import rounded_up
 from spectrim.transforms.scans import SCANS
 
 _SWAPPED = (BandedPointwiseConv2d, GroupedBandsConv2d)
+_TARGETS = ("macs", "latency")
 _BISECTIONS = 60
 _PRICES = (1e-30, 1e30)
 """Squared changes per multiplication between which the one that meets a budget is looked for."""
@@ -55,7 +58,8 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             one per glob, first match wins (layers that match none stay whole). The price is that of keeping so much in all layers; those
             where a cut does not pay are then left dense.
         target: Instead of ``keep``, ``"macs:0.7"``: what the whole network may multiply, transforms included, relative to the dense
-            one; or a number of multiply-accumulates for one image.
+            one; or a number of multiply-accumulates for one image. Or ``"time:0.78"``: what one image may take, measured end to end on
+            this machine; then layers are cut where they are measured to run faster, and the price is one of time.
         block: Side of the blocks: a number, ``auto`` (the largest up to 8 that divides the map) or ``map`` (one block, the whole map).
         order: In which frequencies are kept: ``zigzag``, ``radial``, ``square``, or ``energy`` (by what each layer reads).
         score: Whose output is looked at: ``output``, the model's, to first order, by a backward pass without labels; ``energy``, each layer's
@@ -66,7 +70,10 @@ class PointwisePruning(Method, name="pointwise-pruning"):
         learn: Whether the bands are learned from there on; see :class:`spectrim.nn.Learning` for how.
         strength: With ``learn``, factor of the penalty (λ): on what is kept above ``keep``; where ``keep`` is 1, on all that is kept.
         rounds: With ``learn``, how often bands and weights train in turn; 0 trains them together.
-        weigh: With ``learn``, what a kept coefficient costs: ``macs``, the multiplications that read it, or ``count``, the same everywhere.
+        tie: With ``stage``, all that read one residual stream have the same bands, by the sum of what a band is worth to each; which these are,
+            :func:`spectrim.surgery.linearity.streams` finds.
+        weigh: With ``learn``, what a kept coefficient costs: ``macs``, the multiplications that read it; ``time``, the microseconds that
+            it is measured to take in its layer on this machine; or ``count``, the same everywhere.
 
     Raises:
         ValueError: A hyper-parameter is out of range.
@@ -92,7 +99,8 @@ class PointwisePruning(Method, name="pointwise-pruning"):
     learn: bool = False
     strength: float = 1.0
     rounds: int = 4
-    weigh: Literal["macs", "count"] = "macs"
+    weigh: Literal["macs", "time", "count"] = "macs"
+    tie: Literal["stage"] | None = None
 
     def __post_init__(self) -> None:
         for keep in self.keep.values() if isinstance(self.keep, Mapping) else (self.keep,):
@@ -102,7 +110,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
                 hint = f" For {keep:g} percent, pass keep={keep / 100:g}." if 1 < keep <= 100 else ""
                 raise ValueError(f"keep must lie in (0, 1], got {keep:g}.{hint}")
         if self.target is not None:
-            Target.parse(self.target, ("macs",))
+            Target.parse(self.target, _TARGETS)
         if self.block not in ("auto", "map") and (type(self.block) is not int or self.block < 1):
             raise ValueError(f"block must be 'auto', 'map' or a positive whole number, got {self.block!r}.")
         if self.order not in (*SCANS, "energy"):
@@ -114,9 +122,15 @@ class PointwisePruning(Method, name="pointwise-pruning"):
         if self.pays not in ("macs", "time", "always"):
             raise ValueError(f"pays must be 'macs', 'time' or 'always', got {self.pays!r}.")
         if self.pays == "time" and self.target is not None:
-            raise ValueError("a target counts multiplications, got pays='time' with one. Pass keep, or pays='macs'.")
-        if self.weigh not in ("macs", "count"):
-            raise ValueError(f"weigh must be 'macs' or 'count', got {self.weigh!r}.")
+            raise ValueError(
+                "a target says itself which layers pay, got pays='time' with one. Pass keep, or target='time:...'."
+            )
+        if self.weigh not in ("macs", "time", "count"):
+            raise ValueError(f"weigh must be 'macs', 'time' or 'count', got {self.weigh!r}.")
+        if self.tie not in (None, "stage"):
+            raise ValueError(f"tie must be 'stage' or None, got {self.tie!r}.")
+        if self.tie and self.order == "energy":
+            raise ValueError("tied layers share one order, order='energy' is each layer's own. Pass order='zigzag'.")
         if self.learn and isinstance(self.keep, Mapping):
             raise ValueError(
                 "bands are learned towards one keep for all layers together, got a mapping. Pass a number."
@@ -173,21 +187,49 @@ class PointwisePruning(Method, name="pointwise-pruning"):
                 skipped[path] = "no pattern of keep matches"
             else:
                 layers[path] = _Cuttable.of(convolutions[path], reading, self.order, self.levels)
+        target = None if self.target is None else Target.parse(self.target, _TARGETS)
+        by_time = target is not None and target.quantity == "latency"
+        paces = {path: layer.pace() for path, layer in layers.items()} if by_time or self.weigh == "time" else {}
+        tied = streams_of(model, first[:1], layers) if self.tie else {}
+        rests = together(
+            {path: layer.rest for path, layer in layers.items()},
+            {path: paces[path].slope / layer.channels if by_time else layer.cost for path, layer in layers.items()},
+            tied,
+        )
+        layers = {path: replace(layer, rest=rests[path]) for path, layer in layers.items()}
         keeps = {path: sites.per_site(self.keep, _site(model, path)) or 1.0 for path in layers}
-        budget = None
-        if self.target is None:
+        budget, loses = None, self.pays
+
+        def edits_of(bands: Mapping[str, Tensor]) -> tuple[SwapModule, ...]:
+            kind = BandedPointwiseConv2d.kind
+            return tuple(SwapModule(path, kind, self._spec(path, layers, bands, tied, paces)) for path in bands)
+
+        if target is None:
             bands = self._kept(layers, keeps)
+        elif by_time:
+            loses = "time"
+            bands, budget = within_time(
+                model,
+                target,
+                first[:1],
+                bands_at=lambda price: _faster_bands(layers, paces, price),
+                said=lambda bands: sum(
+                    paces[path].dense - layers[path].takes(each, paces[path]) for path, each in bands.items()
+                ),
+                edits_of=edits_of,
+                prices=_PRICES,
+            )
         else:
             dense = macs(model, first[:1])
             bands, left = self._within(layers, dense)
-            budget = Budget(target=str(Target.parse(self.target, ("macs",))), dense=dense, left=left)
+            budget = Budget(target=str(target), dense=dense, left=left)
         for path in layers.keys() - bands.keys():
-            skipped[path] = _LOSES[self.pays]
-        edits = tuple(SwapModule(path, BandedPointwiseConv2d.kind, self._spec(path, layers, bands)) for path in bands)
+            skipped[path] = _LOSES[loses]
+        edits = edits_of(bands)
         rows = tuple(Skipped(path, reason) for path, reason in skipped.items() if reason)
         before = sum(p.numel() for p in model.parameters())
-        more = sum(layers[path].channels for path in bands) if self.learn else 0
-        return Plan(repr(self), type(model).__name__, edits, rows, before, before + more, budget)
+        learned = {(path in tied, tied.get(path, path)): layers[path].channels for path in bands} if self.learn else {}
+        return Plan(repr(self), type(model).__name__, edits, rows, before, before + sum(learned.values()), budget)
 
     def _kept(self, layers: Mapping[str, "_Cuttable"], keeps: Mapping[str, float]) -> dict[str, Tensor]:
         """The bands that keep what was asked for, of the layers where that pays; those of one ``keep`` have one price."""
@@ -207,7 +249,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
 
     def _within(self, layers: Mapping[str, "_Cuttable"], dense: int) -> tuple[dict[str, Tensor], int]:
         """The bands with which the whole network multiplies at most what was asked for, and what it multiplies then."""
-        target = Target.parse(self.target, ("macs",))
+        target = Target.parse(self.target, _TARGETS)
 
         def at(price: float) -> tuple[dict[str, Tensor], int]:
             found = _bands(layers, price)
@@ -225,7 +267,14 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             )
         )
 
-    def _spec(self, path: str, layers: Mapping[str, "_Cuttable"], bands: Mapping[str, Tensor]) -> Spec:
+    def _spec(
+        self,
+        path: str,
+        layers: Mapping[str, "_Cuttable"],
+        bands: Mapping[str, Tensor],
+        tied: Mapping[str, str],
+        paces: Mapping[str, Pace],
+    ) -> Spec:
         layer = layers[path]
         spec: Spec = {
             "in": layer.channels,
@@ -240,24 +289,34 @@ class PointwisePruning(Method, name="pointwise-pruning"):
         if layer.stride != (1, 1):
             spec["stride"] = list(layer.stride)
         if self.learn:
-            together = {name: layers[name].cost * layers[name].channels for name in bands}
-            costs = layer.cost / sum(together.values())
-            if self.weigh == "count":
-                costs = 1 / sum(layers[name].channels for name in bands)
-            keep = self._to(layers, bands)
+            weights = {name: self._weight(layers[name], paces.get(name)) for name in bands}
+            costs = weights[path] / sum(layers[name].channels * weight for name, weight in weights.items())
+            keep = self._to(layers, bands, weights)
             learning = Learning(
-                cost=costs, keep=keep, strength=float(self.strength), rounds=self.rounds, levels=self.levels
+                cost=costs,
+                keep=keep,
+                strength=float(self.strength),
+                rounds=self.rounds,
+                levels=self.levels,
+                tied=tied.get(path),
             )
             spec["learning"] = learning.to_json()
         return spec
 
-    def _to(self, layers: Mapping[str, "_Cuttable"], bands: Mapping[str, Tensor]) -> float | None:
+    def _weight(self, layer: "_Cuttable", measured: Pace | None) -> float:
+        """What one channel of a layer costs where nothing of it is cut, in a unit of its own."""
+        if measured is not None and self.weigh == "time":
+            return measured.slope / layer.channels
+        return float(layer.cost) if self.weigh == "macs" else 1.0
+
+    def _to(
+        self, layers: Mapping[str, "_Cuttable"], bands: Mapping[str, Tensor], weights: Mapping[str, float]
+    ) -> float | None:
         """The share of the costs that learning has to come back to; None where nothing was asked for."""
         if self.target is None and self.keep == 1:
             return None
         if self.target is None and self.weigh == "macs" and isinstance(self.keep, int | float):
             return float(self.keep)
-        weights = {path: layers[path].cost if self.weigh == "macs" else 1.0 for path in bands}
         kept = sum(float(bands[path].sum()) / layers[path].frequencies * weight for path, weight in weights.items())
         return kept / sum(layers[path].channels * weight for path, weight in weights.items())
 
@@ -302,12 +361,19 @@ class _Cuttable:
     def dense(self) -> int:
         return self.cost * self.channels
 
-    def bands(self, price: float) -> Int[Tensor, "in"]:
-        """The bands with the least sum of the change by what is cut and the price of what is kept."""
+    def bands(self, price: float, cost: float | None = None) -> Int[Tensor, "in"]:
+        """The bands with the least sum of the change by what is cut and the price of what is kept, one for all channels at one level.
+
+        Args:
+            price: Of a unit of cost.
+            cost: Of one channel that keeps everything; its multiplications if None.
+        """
         if price == _FREE:
             return torch.full((self.channels,), self.frequencies)
-        each = price * self.cost / self.frequencies
+        each = price * (self.cost if cost is None else cost) / self.frequencies
         total = self.rest + each * torch.arange(1, self.frequencies + 1)
+        if self.levels == 1:
+            return (total.sum(0).argmin() + 1).expand(self.channels).clone()
         return rounded_up(total.argmin(1) + 1, self.levels)
 
     def multiplications(self, bands: Tensor) -> tuple[int, int]:
@@ -324,18 +390,31 @@ class _Cuttable:
             return self._is_faster(bands)
         return by == "always" or sum(self.multiplications(bands)) < self.dense
 
+    @property
+    def geometry(self) -> Geometry:
+        """As it stands behind the stride."""
+        return Geometry(self.channels, self.outputs, self.block, self.order, bias=self.bias)
+
+    def pace(self) -> Pace:
+        """Its seconds, measured; those of all its calls."""
+        once = pace(self.geometry, self.size)
+        return Pace(once.dense * self.calls, once.least * self.calls, once.whole * self.calls)
+
+    def takes(self, bands: Tensor, measured: Pace) -> float:
+        """Seconds with these bands, by what was measured at both ends."""
+        return measured.at(float(bands.sum()) / self.frequencies / self.channels)
+
     def _is_faster(self, bands: Tensor) -> bool:
         """Whether the finalized form, its channels sorted, beats the convolution; in the memory format that it runs best in."""
-        geometry = Geometry(self.channels, self.outputs, self.block, self.order, bias=self.bias)
-        weight = torch.ones(self.outputs, self.channels, 1, 1)
-        plain = nn.utils.skip_init(nn.Conv2d, self.channels, self.outputs, 1, bias=self.bias)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-        cut = GroupedBandsConv2d.of(geometry, weight, None, bands.sort(descending=True).values)
         memory = torch.channels_last if built() else torch.contiguous_format
-        with torch.no_grad():
-            for parameter in plain.parameters():
-                parameter.fill_(1)
-        x = torch.ones(1, self.channels, *self.size).contiguous(memory_format=memory)
-        return faster(cut, plain.to(memory_format=memory), x)
+        geometry = self.geometry
+        return faster(grouped_layer(geometry, bands), plain_layer(geometry, memory), ones(geometry, self.size, memory))
+
+
+def _faster_bands(layers: Mapping[str, _Cuttable], paces: Mapping[str, Pace], price: float) -> dict[str, Tensor]:
+    """The bands at a price of time, of the layers that run faster with them."""
+    found = {path: layer.bands(price, paces[path].slope / layer.channels) for path, layer in layers.items()}
+    return {path: bands for path, bands in found.items() if layers[path].takes(bands, paces[path]) < paces[path].dense}
 
 
 def _bands(layers: Mapping[str, _Cuttable], price: float) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from spectrim.kernels.banded import banded_pointwise
+from spectrim.kernels.banded import Packed, banded_pointwise, packed
 from spectrim.nn.blockwise import Geometry
 from spectrim.nn.component import Layer, Spec
 from spectrim.transforms.scans import block_basis
@@ -25,7 +25,8 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
 
     with the coefficients in the order *frequency, block, channel*, so that every factor is a dense matrix, the weight is read once, and
     what a group adds to is the front of the sum. Nothing is gathered, scattered or masked on the way but the input channels, once.
-    :mod:`spectrim.kernels` has it compiled.
+    :mod:`spectrim.kernels` has it compiled, in one pass over tiles of blocks, where each frequency reads just the channels that keep it and
+    the number of groups no longer matters.
 
     Args:
         geometry: Sizes, block, order, stride, bias.
@@ -61,6 +62,7 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
         self.register_buffer("order", torch.tensor(geometry.positions, dtype=torch.int32), persistent=False)
         self.register_buffer("basis", self._basis().float(), persistent=False)
         self._known: tuple[object, bool] | None = None
+        self._packed: tuple[Tensor, int, Packed | None] | None = None
 
     @classmethod
     def of(
@@ -98,7 +100,23 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
             groups=self.groups,
             block=self.geometry.block,
             in_order=self._in_order(),
+            panels=self._panels(),
         )
+
+    def _panels(self) -> Packed | None:
+        """The weight as the compiled form reads it, made once for each change of the weight."""
+        weight: Tensor = self.weight
+        if torch.compiler.is_compiling() or weight.is_inference():
+            return None
+        # Holding what was packed keeps another tensor from coming to lie at its address.
+        held = self._packed
+        if held is None or held[0].data_ptr() != weight.data_ptr() or held[1] != weight._version:
+            held = self._packed = (weight.detach(), weight._version, packed(weight, self.groups))
+        return held[2]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another machine packs otherwise.
+        return self.__dict__ | {"_packed": None}
 
     def _in_order(self) -> bool:
         """Whether the channels come sorted; looked up once for each change of ``source``."""

@@ -96,6 +96,10 @@ class Layer(Component):
         """
         return None
 
+    @classmethod
+    def join_(cls, layers: Sequence[Self]) -> None:
+        """Let layers of this kind that go into a model together hold one tensor where their specs say so; by default none do."""
+
     def stored(self) -> "Layer":
         """What a file holds of this layer: one of the same outputs, without what only training needs."""
         return self

@@ -33,6 +33,7 @@ class Learning:
         strength: Factor of the penalty (λ).
         rounds: How often training alternates; 0 trains both at once.
         levels: Most different cut-offs in a layer at the end.
+        tied: Name of the stream whose readers all have the same cut-offs; None where they are the layer's own.
 
     Raises:
         ValueError: A value is out of range.
@@ -51,6 +52,7 @@ class Learning:
     strength: float = 0.1
     rounds: int = 4
     levels: int = 4
+    tied: str | None = None
 
     def __post_init__(self) -> None:
         numbers = {"cost": self.cost, "strength": self.strength}
@@ -62,6 +64,8 @@ class Learning:
         for name, whole, least in (("rounds", self.rounds, 0), ("levels", self.levels, 1)):
             if type(whole) is not int or whole < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, got {whole!r}.")
+        if self.tied is not None and type(self.tied) is not str:
+            raise ValueError(f"tied must be a name or None, got {self.tied!r}.")
 
     def phase(self, progress: float) -> Phase:
         """What trains at this progress in [0, 1]."""
@@ -85,7 +89,8 @@ class Learning:
 
     def to_json(self) -> Spec:
         """As it stands in plans and files."""
-        return asdict(self)
+        fields: Spec = asdict(self)
+        return fields if self.tied is not None else {name: value for name, value in fields.items() if name != "tied"}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
@@ -98,5 +103,5 @@ class Learning:
             return cls(**fields)
         except TypeError as error:
             raise ValueError(
-                f"learning needs cost, keep, strength, rounds and levels, got {sorted(fields)}."
+                f"learning needs cost, keep, strength, rounds, levels and tied, got {sorted(fields)}."
             ) from error

@@ -181,6 +181,16 @@ class BandedPointwiseConv2d(Layer, kind="banded-pointwise"):
 
     # -- in and out of a model ------------------------------------------------------------------------------------
 
+    @classmethod
+    def join_(cls, layers: Sequence[Self]) -> None:
+        """One ``theta`` for all that read the same stream."""
+        first: dict[tuple[object, ...], nn.Parameter] = {}
+        for layer in layers:
+            if layer.theta is not None and layer.learning is not None and layer.learning.tied is not None:
+                theta = layer.theta
+                key = (layer.learning.tied, theta.shape, theta.device, theta.dtype, layer.geometry.frequencies)
+                layer.theta = first.setdefault(key, theta)
+
     def take_over(self, host: nn.Module) -> None:
         """Take the weight and the bias of the convolution in whose place this stands."""
         expected = {"weight": tuple(self.weight.shape)}
@@ -295,11 +305,8 @@ def cut_offs(model: nn.Module) -> list[nn.Parameter]:
     [Parameter containing:
     tensor([1., 1.], requires_grad=True)]
     """
-    return [
-        module.theta
-        for module in model.modules()
-        if isinstance(module, BandedPointwiseConv2d) and module.theta is not None
-    ]
+    found = [module.theta for module in model.modules() if isinstance(module, BandedPointwiseConv2d)]
+    return list({id(theta): theta for theta in found if theta is not None}.values())
 
 
 def _by_learning(

@@ -3,12 +3,14 @@
 The page (:mod:`spectrim.report.page`) needs the ``report`` extra and is imported where it is written.
 """
 
+from spectrim.report.channels import ChannelInspection
 from spectrim.report.inspection import Inspection, Row, inspect_model, inspect_parts
 from spectrim.report.page import render, write_page
 from spectrim.report.spectrum import coefficients_for, cumulative_energy, spectra
 from spectrim.report.tables import Table, before_after
 
 __all__ = [
+    "ChannelInspection",
     "Inspection",
     "Row",
     "Table",

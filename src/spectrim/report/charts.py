@@ -157,15 +157,23 @@ class _Drawing:
 
 
 @contextmanager
+def styled() -> Iterator[None]:
+    """In the block, matplotlib draws in the style of the page, whatever the user has set; that comes back afterwards."""
+    import matplotlib as mpl
+
+    defaults = {name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith("backend")}
+    settings: dict[Any, Any] = {**defaults, **_STYLE}
+    with mpl.rc_context(settings):
+        yield
+
+
+@contextmanager
 def _axes() -> "Iterator[tuple[Axes, _Drawing]]":
     """Axes in the style of the page; the drawing holds the SVG once the block has ended."""
-    import matplotlib as mpl
     from matplotlib.figure import Figure  # not pyplot: that one keeps global state and may look for a screen
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    defaults = {name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith("backend")}
-    settings: dict[Any, Any] = {**defaults, **_STYLE}  # whatever the user has set; it comes back afterwards
-    with mpl.rc_context(settings):
+    with styled():
         figure = Figure(figsize=(5.1, 3.0), layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02))
         drawing = _Drawing()
         yield figure.add_subplot(), drawing

@@ -150,8 +150,23 @@ class SwapModule(Edit, verb="swap"):
         """What the layer's kind says about its spec."""
         return _layer(self.kind).summary(self.spec)
 
+    @classmethod
+    def prepare_together(cls, edits: Sequence[Edit], model: nn.Module) -> list[Act]:
+        """Build all components first: some of them hold a tensor together."""
+        swaps = [(edit, edit._component(model)) for edit in edits if isinstance(edit, cls)]
+        for kind in {layer.kind: type(layer) for _, layer in swaps}.values():
+            kind.join_([layer for _, layer in swaps if layer.kind == kind.kind])
+        return [edit._act(model, layer) for edit, layer in swaps]
+
     def prepare(self, model: nn.Module) -> Act:
         """Check that the module is there, not the root, and what was planned for; build the component."""
+        return self._act(model, self._component(model))
+
+    def _act(self, model: nn.Module, layer: Layer) -> Act:
+        training = module_at(model, self.path).training
+        return lambda: swap_(model, self.path, layer.train(training))
+
+    def _component(self, model: nn.Module) -> Layer:
         if not self.path:
             raise PlanError(
                 "planned to swap the model itself, which cannot be done in place. Wrap it in nn.Sequential."
@@ -165,7 +180,7 @@ class SwapModule(Edit, verb="swap"):
             layer.take_over(module)
         except ValueError as error:
             raise PlanError(f"planned for {self.site!r} {error}. Plan again on this model.") from error
-        return lambda: swap_(model, self.path, layer.train(module.training))
+        return layer
 
     def to_json(self) -> dict[str, Any]:
         """Path, kind and spec."""

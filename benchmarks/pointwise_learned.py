@@ -1,0 +1,262 @@
+"""MobileNetV2 with pruned pointwise convolutions, taught by the dense network on 1,000 images: accuracy against measured time.
+
+    python benchmarks/pointwise_learned.py --search     # hyper-parameters, on 200 of the 1,000 images
+    python benchmarks/pointwise_learned.py [ARM ...]    # train what is not trained yet; networks go to runs/pointwise_learned
+
+Needs ``SPECTRIM_DATA``. No label is used: the target is the dense network's answer to the same crop of the same image. What stands
+before the first layer that is cut is frozen and was computed once for each crop. The 1,300 validation images are looked
+at once, when an arm is over. ``pointwise_learned_time.py`` measures what is left here on the clock.
+"""
+
+import argparse
+import copy
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import rounds
+import torch
+from pointwise_mobilenetv2 import network, prepared
+from realdata import imagenet
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import spectrim as st
+from spectrim.nn import cut_offs
+
+RUNS = Path(__file__).parent.parent / "runs" / "pointwise_learned"
+START = 8
+"""The block of features with which the trained part begins; its maps are 14 x 14, and nothing before it is cut."""
+VIEWS = 6
+"""Crops of each image; the first is the whole image."""
+LEARN, BATCH = 800, 10
+"""Hyper-parameters are chosen on the images behind the first ``LEARN``; then all 1,000 are trained on."""
+SMALL = [f"features.{block}.*" for block in range(START, 19)]
+"""The layers over maps of 14 x 14 and 7 x 7."""
+RECIPE = {"lr": 1e-4, "epochs": 4}
+ARMS: dict[str, dict[str, Any]] = {
+    "calibrated .4": {"keep": 0.4, "learn": False, "tune": False},
+    "calibrated .3": {"keep": 0.3, "learn": False, "tune": False},
+    "energy .4": {"keep": 0.4, "score": "energy", "learn": False, "tune": False},
+    "uniform .4": {"keep": 0.4, "levels": 1, "learn": False, "tune": False},
+    "halved": {"keep": 0.25, "block": 2, "learn": False, "tune": False},
+    "calibrated .4, tuned": {"keep": 0.4, "learn": False, "tune": True},
+    "learned .4, tuned": {"keep": 0.4, "learn": True, "tune": True},
+    "uniform .4, tuned": {"keep": 0.4, "levels": 1, "learn": False, "tune": True},
+    "calibrated .3, tuned": {"keep": 0.3, "learn": False, "tune": True},
+    "learned .4": {"keep": 0.4, "learn": True, "tune": False},
+    "halved, tuned": {"keep": 0.25, "block": 2, "learn": False, "tune": True},
+    "calibrated .2, tuned": {"keep": 0.2, "learn": False, "tune": True},
+    "calibrated .5, tuned": {"keep": 0.5, "learn": False, "tune": True},
+}
+TRIALS = ({"lr": 1e-4, "epochs": 1}, {"lr": 3e-4, "epochs": 1})
+
+
+class Tail(nn.Module):
+    """The part of a network that is trained."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.features, self.classifier = net.features[START:], net.classifier[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logits."""
+        logits: Tensor = self.classifier(self.features(x).mean((2, 3)))
+        return logits
+
+
+def crops(images: Tensor, view: int) -> Tensor:
+    """Bytes (N, 224, 224, 3) as the network wants them: the whole for view 0, else a random part of it, at times mirrored."""
+    if view == 0:
+        return prepared(images)
+    generator = torch.Generator().manual_seed(view)
+    found = []
+    for image in prepared(images):
+        area = 0.5 + 0.5 * torch.rand((), generator=generator)
+        side = round(224 * math.sqrt(area))
+        top, left, flip = (int(torch.randint(0, high, (), generator=generator)) for high in (225 - side, 225 - side, 2))
+        part = image[None, :, top : top + side, left : left + side]
+        part = F.interpolate(part, size=(224, 224), mode="bilinear", antialias=True, align_corners=False)
+        found.append(part.flip(3) if flip else part)
+    return torch.cat(found).contiguous(memory_format=torch.channels_last)
+
+
+@torch.inference_mode()
+def seen(dense: nn.Module, images: Tensor, view: int, name: str) -> dict[str, Tensor]:
+    """What the dense network makes of one crop of each image: the input of the tail, and its logits."""
+    path = RUNS / f"{name}-{view}.pt"
+    if not path.exists():
+        tail, parts = Tail(dense), []
+        for part in crops(images, view).split(8):
+            x = dense.features[:START](part)
+            parts.append((x.contiguous().half(), tail(x).half()))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(dict(zip(("x", "logits"), map(torch.cat, zip(*parts, strict=True)), strict=True)), path)
+        print("views", name, view, flush=True)
+    found: dict[str, Tensor] = torch.load(path)
+    return found
+
+
+def batches(views: list[dict[str, Tensor]], epoch: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Shuffled batches of inputs and logits, each image in one of its crops."""
+    generator = torch.Generator().manual_seed(1000 + epoch)
+    which = torch.randint(0, len(views), (count,), generator=generator)
+    for part in torch.randperm(count, generator=generator).split(BATCH):
+        x, logits = (torch.stack([views[which[i]][key][i] for i in part]).float() for key in ("x", "logits"))
+        yield x, logits
+
+
+def divergence(logits: Tensor, teacher: Tensor) -> Tensor:
+    """Kullback-Leibler, mean over the images."""
+    return F.kl_div(logits.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True)
+
+
+def train_(
+    net: nn.Module, views: list[dict[str, Tensor]], count: int, recipe: Mapping[str, Any], *, tune: bool
+) -> None:
+    """Teach the tail what the dense network answers; the bands too, where they are learned."""
+    net.requires_grad_(requires_grad=False)
+    tail = Tail(net).train().to(memory_format=torch.contiguous_format)  # in which the transforms copy less
+    thetas = cut_offs(net)
+    weights = [each for name, each in tail.named_parameters() if not name.endswith("theta")]
+    for parameter in (*thetas, *(weights if tune else ())):
+        parameter.requires_grad_()
+    groups = [{"params": thetas, "lr": 0.005}] * bool(thetas) + [{"params": weights, "lr": recipe["lr"]}] * tune
+    optimizer = torch.optim.Adam(groups)
+    steps, step = recipe["epochs"] * math.ceil(count / BATCH), 0
+    for epoch in range(recipe["epochs"]):
+        started, total = time.perf_counter(), 0.0
+        for x, logits in batches(views, epoch, count):
+            if tune:
+                curve = 0.5 * (1 + math.cos(math.pi * step / steps))
+                optimizer.param_groups[-1]["lr"] = recipe["lr"] * curve * min(1, (step + 1) / 20)
+            loss = divergence(tail(x), logits)
+            total += loss.item()
+            loss = loss + st.penalty(net)
+            optimizer.zero_grad()
+            if loss.requires_grad:
+                loss.backward()
+                optimizer.step()
+            step += 1
+            st.anneal_(net, step / steps)
+        print(
+            f"  epoch {epoch} loss {total / (steps / recipe['epochs']):.4f} {time.perf_counter() - started:.0f} s",
+            flush=True,
+        )
+    net.eval()
+
+
+@torch.inference_mode()
+def answers(net: nn.Module, known: Mapping[str, Tensor]) -> Tensor:
+    """The logits for what the front has made of images."""
+    tail = Tail(net).eval()
+    return torch.cat([tail(x.float()) for x in known["x"].split(20)])
+
+
+def method(arm: Mapping[str, Any]) -> st.PointwisePruning:
+    """What an arm does to the network."""
+    more = {name: value for name, value in arm.items() if name not in ("tune", "recipe", "where")}
+    return st.PointwisePruning(**{"pays": "always"} | more)
+
+
+def compared(found: Tensor, dense: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Top-1 of predictions beside those of the dense network: the difference in points, its 95 % interval, and the agreement."""
+    right, was = found == labels, dense == labels
+    better, worse, n = int((right & ~was).sum()), int((~right & was).sum()), len(labels)
+    spread = 1.96 * math.sqrt(max(better + worse - (better - worse) ** 2 / n, 0)) / n
+    points = (better - worse) / n
+    return {
+        "top1": 100 * right.double().mean().item(),
+        "points": 100 * points,
+        "interval": [100 * (points - spread), 100 * (points + spread)],
+        "changed": {"worse": worse, "better": better},
+        "agreement": 100 * (found == dense).double().mean().item(),
+    }
+
+
+def search(dense: nn.Module, images: Tensor, views: list[dict[str, Tensor]]) -> list[dict[str, Any]]:
+    """Each trial on the first images, judged by the rest."""
+    held = {key: value[LEARN:] for key, value in views[0].items()}
+    rows = []
+    calibrated = st.compress_(
+        copy.deepcopy(dense), method(ARMS["calibrated .4, tuned"]), where=SMALL, calibration=prepared(images[:LEARN:4])
+    )
+    for trial in ({}, *TRIALS):
+        net = copy.deepcopy(calibrated)
+        if trial:
+            train_(net, views, LEARN, trial, tune=True)
+        logits, teacher = answers(net, held), held["logits"].float()
+        agreement = (logits.argmax(1) == teacher.argmax(1)).double().mean().item()
+        rows.append({**trial, "divergence": divergence(logits, teacher).item(), "agreement": 100 * agreement})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("arms", nargs="*", metavar="ARM", help="default: all")
+    parser.add_argument("--search", action="store_true", help="choose the recipe instead")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    RUNS.mkdir(parents=True, exist_ok=True)
+    dense = network().to(memory_format=torch.channels_last)
+    images, _ = imagenet("imagenet-sample-1000.npz", crop=224)
+    views = [seen(dense, images, view, "sample") for view in range(VIEWS)]
+    document: dict[str, Any] = {"rows": [], "search": []}
+    if (there := rounds.RESULTS / "pointwise_learned.json").exists():
+        document |= json.loads(there.read_text(encoding="utf-8"))
+    rows = {row["name"]: row for row in document["rows"]}
+    trials = document["search"]
+
+    def write() -> None:
+        rounds.write(
+            "pointwise_learned",
+            list(rows.values()),
+            seed=0,
+            search=trials,
+            images=1300,
+            sample=len(images),
+            views=VIEWS,
+        )
+
+    if chosen.search:
+        trials = search(dense, images, views)
+        write()
+        return
+    validation, labels = imagenet("imagenet-val-1300.npz", crop=224)
+    known = seen(dense, validation, 0, "validation")
+    before = known["logits"].float().argmax(1)
+    for name in chosen.arms or ARMS:
+        arm, path = ARMS[name], RUNS / f"{name}.safetensors"
+        if path.exists() and name in rows:
+            continue
+        print(name, flush=True)
+        started, recipe = time.perf_counter(), RECIPE | arm.get("recipe", {})
+        net = copy.deepcopy(dense)
+        plan = st.plan(net, method(arm), where=arm.get("where", SMALL), calibration=prepared(images[::5]))
+        plan.apply_(net)
+        if arm["tune"] or arm["learn"]:
+            train_(net, views, len(images), recipe, tune=arm["tune"])
+        st.save(net, path, dtype=torch.float32)
+        found = answers(net, known).argmax(1)
+        torch.save(found, path.with_suffix(".pt"))
+        rows[name] = {
+            "name": name,
+            "method": plan.method,
+            **arm,
+            "recipe": recipe if arm["tune"] or arm["learn"] else None,
+            "layers": len(plan.edits),
+            **compared(found, before, labels),
+            "seconds": round(time.perf_counter() - started),
+            "commit": rounds.COMMIT,
+        }
+        print({key: value for key, value in rows[name].items() if key != "where"}, flush=True)
+        write()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Compiling and loading the kernels for this machine: all of them together, when asked and never else."""
+
+import hashlib
+import platform
+import warnings
+from pathlib import Path
+
+import torch
+
+_SOURCES = ("banded.cpp", "banded_kernel.cpp")
+_OPS = ("banded_pack", "banded_pointwise")
+_FLAGS = ("-O3", "-march=native", "-fopenmp", "-std=c++20")
+
+
+def build(*, verbose: bool = False) -> bool:
+    """Compile and load the kernels for this machine; about 20 seconds the first time, then from torch's cache of extensions.
+
+    Nothing else compiles anything. Needs a C++ compiler and ninja.
+
+    Args:
+        verbose: Whether the compiler's output is shown.
+
+    Returns:
+        Whether they are there now. If not, everything runs as before, in plain torch, and a warning says why.
+    """
+    if not built():
+        from torch.utils import cpp_extension
+
+        sources = [Path(__file__).with_name(name) for name in _SOURCES]
+        try:
+            cpp_extension.load(
+                _name(sources),
+                [str(source) for source in sources],
+                extra_cflags=[*_FLAGS],
+                is_python_module=False,
+                verbose=verbose,
+            )
+        except (RuntimeError, OSError, ImportError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            warnings.warn(f"the kernels were not built, plain torch goes on: {reason}", stacklevel=2)
+    return built()
+
+
+def built() -> bool:
+    """Whether the compiled kernels are loaded in this process."""
+    return all(hasattr(torch.ops.spectrim, name) for name in _OPS)
+
+
+def _name(sources: list[Path]) -> str:
+    """Of the extension: another one for other sources and other processors, so that copies of the library and machines with one home do not meet."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text(encoding="utf-8").splitlines() if told.exists() else []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    digest = hashlib.sha256(f"{platform.machine()} {flags} {torch.__version__} {_FLAGS}".encode())
+    for source in [*sources, *sorted(Path(__file__).parent.glob("*.h"))]:
+        digest.update(source.read_bytes())
+    return f"spectrim_kernels_{digest.hexdigest()[:12]}"

@@ -1,0 +1,169 @@
+"""What cutting pointwise convolutions does to the clock: layer by layer to decide, and of the whole network to believe it."""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from spectrim.budget import Budget, Target
+from spectrim.kernels import build
+from spectrim.kernels.building import built
+from spectrim.measure import paired_latency
+from spectrim.measure.choice import least_seconds
+from spectrim.nn.band_groups import GroupedBandsConv2d
+from spectrim.nn.blockwise import Geometry
+from spectrim.nn.component import Layer, components
+from spectrim.surgery.arranging import sort_channels_
+from spectrim.surgery.edits import SwapModule, replace_module_
+from spectrim.surgery.plan import Plan
+
+_ROUGH, _SURE = 7, 25
+"""Rounds of a measurement while searching, and of one that is believed."""
+_STEPS, _BRACKETING = 8, 12
+"""Halvings of the range of prices: with a measurement each, and those before that find where it begins and ends."""
+_LESS = 0.02
+"""Where a measurement does not stand up: how far up the range of prices the next one is taken."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of one layer for one image: of the convolution, and of its finalized form with least and most coefficients.
+
+    >>> pace = Pace(dense=5.0, least=1.0, whole=7.0)
+    >>> pace.at(0.5), pace.slope
+    (4.0, 6.0)
+    """
+
+    dense: float
+    least: float
+    whole: float
+
+    @property
+    def slope(self) -> float:
+        """What all coefficients take longer than none; a small positive number where nothing can be told apart."""
+        return max(self.whole - self.least, 1e-3 * self.dense)
+
+    def at(self, share: float) -> float:
+        """With this share of the coefficients, along a line between both ends."""
+        return self.least + self.slope * share
+
+
+def pace(geometry: Geometry, size: Sequence[int]) -> Pace:
+    """Measure a layer, its channels sorted, in the memory format that it runs best in."""
+    memory = torch.channels_last if built() else torch.contiguous_format
+    plain, x = plain_layer(geometry, memory), ones(geometry, size, memory)
+    few, all_of_them = (
+        grouped_layer(geometry, torch.full((geometry.in_channels,), kept)) for kept in (1, geometry.frequencies)
+    )
+    return Pace(*least_seconds((plain, few, all_of_them), x, seconds=0.03))
+
+
+def plain_layer(geometry: Geometry, memory: torch.memory_format) -> nn.Module:
+    """The convolution, with ones for weights; what its stride skips is left out before it."""
+    plain = nn.utils.skip_init(nn.Conv2d, geometry.in_channels, geometry.out_channels, 1, bias=geometry.bias)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.fill_(1)
+    layer: nn.Module = plain.to(memory_format=memory)
+    return layer
+
+
+def grouped_layer(geometry: Geometry, bands: Int[Tensor, "in"]) -> GroupedBandsConv2d:
+    """The finalized form, with ones for weights and its channels sorted."""
+    weight = torch.ones(geometry.out_channels, geometry.in_channels, 1, 1)
+    return GroupedBandsConv2d.of(geometry, weight, None, bands.sort(descending=True).values)
+
+
+def ones(geometry: Geometry, size: Sequence[int], memory: torch.memory_format) -> Tensor:
+    """One image of ones."""
+    return torch.ones(1, geometry.in_channels, *size).contiguous(memory_format=memory)
+
+
+def within_time(
+    model: nn.Module,
+    target: Target,
+    x: Tensor,
+    *,
+    bands_at: Callable[[float], dict[str, Tensor]],
+    said: Callable[[Mapping[str, Tensor]], float],
+    edits_of: Callable[[Mapping[str, Tensor]], Sequence[SwapModule]],
+    prices: tuple[float, float],
+) -> tuple[dict[str, Tensor], Budget]:
+    """The bands of the least price at which the finalized network is measured to take at most what was asked for.
+
+    Args:
+        model: Stays as it is.
+        target: Of latency.
+        x: One image.
+        bands_at: The bands at a price, of the layers that pay at it.
+        said: What the layers with these bands save by themselves, in any unit; it tells where prices begin and cease to matter.
+        edits_of: What puts bands into the model.
+        prices: Between which to look.
+
+    Raises:
+        ValueError: The target cannot be reached.
+    """
+    build()
+    if target.amount >= 1:
+        return {}, Budget(target=str(target), dense=1.0, left=1.0)
+    known: dict[float, nn.Module] = {}
+
+    def measured(price: float, rounds: int) -> tuple[float, str]:
+        if price not in known:
+            known.clear()
+            known[price] = finalized_copy(model, edits_of(bands_at(price)), x)
+        clock = paired_latency({"dense": model, "cut": known[price]}, x, rounds=rounds)
+        dense, cut = clock["dense"], clock["cut"]
+        threads = f"{cut.threads} thread{'s' * (cut.threads > 1)}"
+        how = f"{dense.median_ms:.3g} → {cut.median_ms:.3g} ms, {threads} on {cut.device}, {rounds} rounds"
+        return 1 / clock.speedup("cut", over="dense"), how
+
+    low, high = _mattering(lambda price: said(bands_at(price)), prices)
+    least, how = measured(math.exp(high), _SURE)
+    if least > target.amount:
+        up = math.ceil(least * 1000) / 1000
+        ask = f" Ask for {target.quantity}:{up:g} or more, or let" if up < 1 else " Let"
+        raise ValueError(
+            f"target {target} is below what can be reached, {up:g} of dense with the narrowest bands in every layer where they "
+            f"pay ({how}).{ask} more go: a wider where."
+        )
+    first, last = low, high
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if measured(math.exp(middle), _ROUGH)[0] <= target.amount else (middle, high)
+    while True:
+        left, how = measured(math.exp(high), _SURE)
+        if left <= target.amount or high >= last:
+            budget = Budget(target=str(target), dense=1.0, left=left, how=how)
+            return bands_at(math.exp(high)), budget
+        high = min(high + _LESS * (last - first), last)
+
+
+def _mattering(said: Callable[[float], float], prices: tuple[float, float]) -> tuple[float, float]:
+    """The logarithms of prices between which what layers save goes from the least to the most."""
+    ends = []
+    for number, wanted in enumerate((said(prices[0]), said(prices[1]))):
+        low, high = (math.log(each) for each in prices)
+        for _ in range(_BRACKETING):
+            middle = (low + high) / 2
+            beyond = (said(math.exp(middle)) == wanted) == bool(number)
+            low, high = (low, middle) if beyond else (middle, high)
+        ends.append(high if number else low)
+    return ends[0], ends[1]
+
+
+def finalized_copy(model: nn.Module, edits: Sequence[SwapModule], x: Tensor) -> nn.Module:
+    """The model as it will run with some convolutions swapped, its channels laid in the order that they need."""
+    other = copy.deepcopy(model).eval()
+    Plan("", "", tuple(edits)).apply_(other)
+    sort_channels_(other, x)
+    for _, component in list(components(other)):
+        final = cast(Layer, component).finalized()
+        if final is not component:
+            replace_module_(other, component, final)
+    return other

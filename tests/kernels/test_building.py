@@ -1,0 +1,38 @@
+"""Kernels are built when asked for; where they cannot be, everything runs as before."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils import cpp_extension
+
+from spectrim.kernels import banded, build, building
+from spectrim.nn import GroupedBandsConv2d
+from spectrim.nn.blockwise import Geometry
+
+
+def test_without_a_compiler_plain_torch_goes_on(monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("no compiler here\nmore")
+
+    for module in (banded, building):
+        monkeypatch.setattr(module, "built", lambda: False)
+    monkeypatch.setattr(cpp_extension, "load", fails)
+    with pytest.warns(UserWarning, match="the kernels were not built, plain torch goes on: no compiler here"):
+        assert not build()
+    kept = torch.tensor([1, 4, 9, 9])
+    layer = GroupedBandsConv2d.of(Geometry(4, 2, (3, 3), bias=False), torch.ones(2, 4, 1, 1), None, kept)
+    assert layer(torch.randn(1, 4, 6, 6)).shape == (1, 2, 6, 6)
+
+
+def test_other_sources_are_another_extension(tmp_path):
+    first, second = tmp_path / "a.cpp", tmp_path / "b.cpp"
+    first.write_text("int a;")
+    second.write_text("int b;")
+    assert building._name([first]) != building._name([second])
+    assert building._name([first]) == building._name([first])
+
+
+def test_every_source_beside_the_module_is_built():
+    folder = Path(building.__file__).parent
+    assert {path.name for path in folder.glob("*.cpp")} == set(building._SOURCES)
