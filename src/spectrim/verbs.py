@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from spectrim.artifact import read_structure
 from spectrim.calibration import Calibration
 from spectrim.errors import SiteError
-from spectrim.measure.choice import faster, inputs_of
+from spectrim.measure.choice import Choice, faster, fastest, inputs_of
 from spectrim.methods.cfdp import CFDP
 from spectrim.methods.method import Method
 from spectrim.nn.component import KINDS, Component, Layer, components
@@ -119,17 +119,18 @@ def _by_kind(model: nn.Module) -> dict[str, list[Component]]:
     return found
 
 
-def finalize_(model: nn.Module, *, example: Tensor | None = None) -> nn.Module:
+def finalize_(model: nn.Module, *, example: Tensor | None = None, choices: list[Choice] | None = None) -> nn.Module:
     """Settle into the inference form: every code is decoded into an ordinary parameter.
 
     With an ``example`` input, each layer that also has another inference form (the factored one of Frequency
-    Regularization, the two stages of reconstructed filters) is measured in both on this machine, and the faster stays;
+    Regularization, the two stages of reconstructed filters) is measured in all of them on this machine, and the fastest stays;
     and the channels that a banded convolution reads are laid in the order that it needs them in, wherever the network allows
     it.
 
     Args:
         model: With components in it; copies of it stay as they are.
         example: One batch of the size and on the device where the model will run.
+        choices: If given, what was measured of each layer that is a component is added to it.
 
     Returns:
         The model.
@@ -150,7 +151,7 @@ def finalize_(model: nn.Module, *, example: Tensor | None = None) -> nn.Module:
             replace_module_(model, entry.module, other)
     if example is not None:
         sort_channels_(model, example)
-    faster_forms = {} if example is None else _layer_forms(model, example)
+    faster_forms = {} if example is None else _layer_forms(model, example, [] if choices is None else choices)
     for path, component in list(components(model)):
         final = faster_forms.get(path) or cast(Layer, component).finalized()
         if final is not component:
@@ -158,15 +159,17 @@ def finalize_(model: nn.Module, *, example: Tensor | None = None) -> nn.Module:
     return model
 
 
-def _layer_forms(model: nn.Module, example: Tensor) -> dict[str, nn.Module]:
-    """For each layer that also has another inference form, the faster of both on its real input."""
+def _layer_forms(model: nn.Module, example: Tensor, choices: list[Choice]) -> dict[str, nn.Module]:
+    """For each layer that also has other inference forms, the fastest of all on its real input."""
     layers = {path: cast(Layer, each) for path, each in components(model)}
-    others = {path: other for path, layer in layers.items() if (other := layer.alternative()) is not None}
+    others = {path: forms for path, layer in layers.items() if (forms := layer.alternatives())}
     found: dict[str, nn.Module] = {}
     for path, x in inputs_of(model, list(others), example).items():
-        first = layers[path].finalized()
+        forms = {"dense": layers[path].finalized()} | others[path]
         training = layers[path].training
-        found[path] = (others[path] if faster(others[path].eval(), first.eval(), x) else first).train(training)
+        choice = fastest({name: form.eval() for name, form in forms.items()}, x, site=path)
+        choices.append(choice)
+        found[path] = forms[choice.taken].train(training)
     return found
 
 

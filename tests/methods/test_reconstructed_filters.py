@@ -1,12 +1,14 @@
 """Reconstructed filters as a method: the paper's counts, plans, targets, files, and what is refused."""
 
 import copy
+import time
 
 import pytest
 import torch
 from torch import nn
 
 import spectrim as st
+from spectrim.measure.choice import Choice
 from spectrim.nn import components
 from spectrim.nn.conv_sizes import ConvSizes
 from spectrim.nn.reconstructed import TemplateConv
@@ -114,16 +116,36 @@ def test_annealing_reaches_the_fraction_over_all_layers_and_files_shrink(tmp_pat
     assert not list(components(loaded))
 
 
-def test_the_faster_form_is_taken_where_it_is_measured(monkeypatch):
+def test_the_fastest_form_is_taken_where_it_is_measured(monkeypatch):
     model = resnet20().eval()
     st.compress_(model, st.ReconstructedFilters(keep=0.5, groups=1), where="layer3.*")
     st.anneal_(model, 1.0)
     x = torch.rand(1, 3, 32, 32)
     expected = model(x)
-    monkeypatch.setattr("spectrim.verbs.faster", lambda ours, *_: isinstance(ours, TwoStageConv))
-    st.finalize_(model, example=x)
-    assert sum(isinstance(module, TwoStageConv) for module in model.modules()) >= 1
+
+    def last_wins(forms, x, *, site):
+        return Choice(site, tuple(x.shape), dict.fromkeys(forms, 1.0), list(forms)[-1])
+
+    monkeypatch.setattr("spectrim.verbs.fastest", last_wins)
+    choices: list[Choice] = []
+    st.finalize_(model, example=x, choices=choices)
+    swapped = {path for path, module in model.named_modules() if isinstance(module, TwoStageConv)}
+    assert swapped == {choice.site for choice in choices if choice.taken != "dense"}
+    assert swapped
     torch.testing.assert_close(model(x), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_what_is_not_faster_stays_dense_and_what_was_measured_is_told(monkeypatch):
+    model = resnet20().eval()
+    st.compress_(model, st.ReconstructedFilters(keep=0.5, groups=1), where="layer3.0.*")
+    st.anneal_(model, 1.0)
+    monkeypatch.setattr(TwoStageConv, "forward", lambda self, x: (time.sleep(0.01), self.sizes.plain()(x))[1])
+    choices: list[Choice] = []
+    st.finalize_(model, example=torch.rand(1, 3, 32, 32), choices=choices)
+    assert [choice.site for choice in choices] == ["layer3.0.conv1", "layer3.0.conv2"]
+    assert choices[0].input == (1, 32, 16, 16)
+    assert all(choice.taken == "dense" and choice.ms["two stages"] > 10 for choice in choices)
+    assert not any(isinstance(module, TwoStageConv) for module in model.modules())
 
 
 def test_after_cuts_of_channels_and_under_frequency_regularization_in_one_file(tmp_path):

@@ -41,7 +41,7 @@ def test_one_template_and_three_sets_of_factors(way):
         torch.stack([torch.ones(3, 3), torch.eye(3), torch.tensor([[0.0, 0, 0], [0, -2, 0], [0, 0, 0]])]),
         [0, 0, 0, 0],
     )
-    form = layer if way == "rebuilt" else layer.alternative()
+    form = layer if way == "rebuilt" else layer.alternatives()["two stages"]
     x = torch.arange(16.0, dtype=torch.float64).reshape(1, 1, 4, 4)
     y = form(x)[0]
     first = [[83, 139, 178, 121], [198, 303, 348, 225], [330, 483, 528, 333], [181, 253, 274, 163]]
@@ -59,7 +59,7 @@ def test_the_same_in_steps_of_two(way):
         torch.stack([torch.ones(3, 3), torch.eye(3), torch.tensor([[0.0, 0, 0], [0, -2, 0], [0, 0, 0]])]),
         [0, 0, 0, 0],
     )
-    form = layer if way == "rebuilt" else layer.alternative()
+    form = layer if way == "rebuilt" else layer.alternatives()["two stages"]
     y = form(torch.arange(16.0, dtype=torch.float64).reshape(1, 1, 4, 4))[0]
     expected = [[[83, 178], [330, 528]], [[45, 73], [157, 190]], [[0, -20], [-80, -100]]]
     torch.testing.assert_close(y[1:], torch.tensor(expected).double())
@@ -76,7 +76,7 @@ def test_groups_have_factors_of_their_own(way):
         [0, 0],
         groups=2,
     )
-    form = layer if way == "rebuilt" else layer.alternative()
+    form = layer if way == "rebuilt" else layer.alternatives()["two stages"]
     x = torch.stack([torch.arange(9.0), torch.ones(9)]).reshape(1, 2, 3, 3).double()
     y = form(x)[0]
     expected = [[[78, 136, 98], [180, 285, 192], [114, 172, 110]], [[103, 143, 18], [221, 261, 49], [62, 75, 79]]]
@@ -102,7 +102,7 @@ def test_both_ways_to_compute_agree_and_so_do_their_gradients(family, groups, st
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
     x = torch.randn(2, 4, *sides, generator=generator, dtype=torch.float64)
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
-    one, two = layer(a), layer.alternative()(b)
+    one, two = layer(a), layer.alternatives()["two stages"](b)
     torch.testing.assert_close(one, two, atol=1e-9, rtol=1e-9)
     one.square().sum().backward()
     two.square().sum().backward()
@@ -115,7 +115,7 @@ def test_one_and_three_dimensions_come_for_free(kind, shape):
     with torch.no_grad():
         layer.transformations.normal_(generator=torch.Generator().manual_seed(1))
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    torch.testing.assert_close(layer(x), layer.alternative()(x))
+    torch.testing.assert_close(layer(x), layer.alternatives()["two stages"](x))
 
 
 def network() -> nn.Sequential:
@@ -210,7 +210,7 @@ def test_what_a_file_holds_computes_the_same(family, start, assign):
     assert len(small.weight) == 12 - len(layer.pruned)
     assert torch.equal(small(x), layer(x))
     torch.testing.assert_close(layer.finalized()(x), layer(x))
-    torch.testing.assert_close(layer.alternative()(x), layer(x), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(layer.alternatives()["two stages"](x), layer(x), atol=1e-5, rtol=1e-4)
 
 
 def test_gradients_reach_templates_and_the_transformations_in_use():
@@ -299,5 +299,6 @@ def test_a_stride_reads_what_the_convolution_reads():
     weight = torch.zeros(1, 1, 3, 2)
     weight[0, 0, 2, 1] = 1
     expected = F.conv2d(x, weight, stride=(2, 1), dilation=(1, 2))[0, 0]
-    left = sizes.left((7, 10))
-    assert torch.equal(x[0, 0][sizes.read(5, left)], expected)
+    left, places = sizes.reads((7, 10))
+    assert expected.shape == left
+    assert torch.equal(x[0, 0][places[5]], expected)

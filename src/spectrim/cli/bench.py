@@ -22,10 +22,12 @@ def bench(
     threads: Annotated[int | None, typer.Option(metavar="N", help="Threads that operations may use.")] = None,
     as_json: options.AsJSON = False,
     cpu: options.Cpu = False,
+    kernels: Annotated[bool, typer.Option("--kernels", help="Build the compiled kernels first.")] = False,
 ) -> None:
     """Time a network and its compressed self, side by side, in evaluation mode.
 
-    "decoded" is the artifact as it loads; "finalized" has layers in factored form where that is measured to be faster.
+    "decoded" is the artifact as it loads; "finalized" has layers in another form (factored, two
+    stages) where that is measured to be faster; what was measured of each of them is told.
 
     \b
     Examples:
@@ -37,6 +39,10 @@ def bench(
         from spectrim.training.setting import fit_for
 
         fit = fit_for(data, image_size=image_size, channels=image_channels, num_classes=classes)
+        if kernels:
+            from spectrim.kernels import build
+
+            build()
         found = compare_speed(model, file, fit, batch_size=batch_size, rounds=rounds, threads=threads, cpu=cpu)
     if as_json:
         typer.echo(json.dumps(found, indent=1))
@@ -44,3 +50,6 @@ def bench(
     for name, row in found.items():
         speedup = f"  {row['speedup']:.2f}x as fast" if "speedup" in row else ""
         typer.echo(f"{name:<10} {row['min']:>9.3f} ms (median {row['median']:.3f})  {row['macs']:>14,} MACs{speedup}")
+    for form in found["finalized"].get("forms", []):
+        times = ", ".join(f"{name} {ms:.4f}" for name, ms in form["ms"].items())
+        typer.echo(f"  {form['site']}: {form['taken']} ({times} ms)")

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-_SOURCES = ("banded.cpp", "banded_kernel.cpp")
-_OPS = ("banded_pack", "banded_pointwise")
+_SOURCES = ("banded.cpp", "banded_kernel.cpp", "two_stage.cpp")
+_OPS = ("banded_pack", "banded_pointwise", "two_stage")
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-std=c++20")
 
 
 def build(*, verbose: bool = False) -> bool:
-    """Compile and load the kernels for this machine; about 20 seconds the first time, then from torch's cache of extensions.
+    """Compile and load the kernels for this machine; about a minute the first time, then from torch's cache of extensions.
 
     Nothing else compiles anything. Needs a C++ compiler and ninja.
 

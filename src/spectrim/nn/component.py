@@ -89,12 +89,12 @@ class Layer(Component):
     def finalized(self) -> nn.Module:
         """The module that takes this one's place for inference; itself where it already is that form."""
 
-    def alternative(self) -> nn.Module | None:
-        """Another inference form, which computes the same in another way; None if there is none.
+    def alternatives(self) -> dict[str, nn.Module]:
+        """Other inference forms, which compute the same in another way, by names for people; by default none.
 
-        :func:`spectrim.finalize_` measures it against :meth:`finalized` and takes the faster one.
+        :func:`spectrim.finalize_` measures them against :meth:`finalized` and takes the fastest one.
         """
-        return None
+        return {}
 
     @classmethod
     def join_(cls, layers: Sequence[Self]) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from spectrim.nn.component import Spec
+from spectrim.transforms.taps import reads
 
 _LISTS = ("kernel", "stride", "padding", "dilation")
 
@@ -18,7 +19,7 @@ class ConvSizes:
     """An ungrouped convolution padded with zeros, of one to three dimensions.
 
     >>> sizes = ConvSizes.of(nn.Conv2d(4, 8, 3, stride=2, padding=1))
-    >>> str(sizes), sizes.taps, sizes.left((9, 11))
+    >>> str(sizes), sizes.taps, sizes.reads((9, 11))[0]
     ('4, 8, kernel=(3, 3), stride=(2, 2)', 9, (4, 5))
     """
 
@@ -78,21 +79,9 @@ class ConvSizes:
         """Positions of the kernel."""
         return math.prod(self.kernel)
 
-    def left(self, padded: Sequence[int]) -> tuple[int, ...]:
-        """The sides of the output for a padded input of these sides."""
-        return tuple(
-            (side - d * (k - 1) - 1) // s + 1
-            for side, k, s, d in zip(padded, self.kernel, self.stride, self.dilation, strict=True)
-        )
-
-    def read(self, tap: int, left: Sequence[int]) -> tuple[slice, ...]:
-        """Where a tap, counted in row-major order, reads the padded input for outputs of these sides."""
-        found, strides = [], self.stride
-        for axis in reversed(range(self.dims)):
-            tap, place = divmod(tap, self.kernel[axis])
-            begin = place * self.dilation[axis]
-            found.append(slice(begin, begin + (left[axis] - 1) * strides[axis] + 1, strides[axis]))
-        return tuple(reversed(found))
+    def reads(self, padded: Sequence[int]) -> tuple[tuple[int, ...], list[tuple[slice, ...]]]:
+        """The sides of the output for a padded input of these sides, and where each tap reads it."""
+        return reads(padded, self.kernel, self.stride, self.dilation)
 
     def to_json(self) -> Spec:
         """What :meth:`from_json` reads."""

@@ -1,5 +1,6 @@
 """A convolution some of whose filters are rebuilt from others by cheap learned transformations."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -235,14 +236,18 @@ class TemplateConv(Layer, kind="template-conv"):
         )
         return plain.train(self.training)
 
-    def alternative(self) -> TwoStageConv | None:
-        """The form that computes templates once and mixes their taps; None where no filter is rebuilt."""
+    def alternatives(self) -> dict[str, nn.Module]:
+        """The form that computes templates once and mixes their taps, fused too where that is built; none where no filter is rebuilt."""
         small = self.stored()
         if len(small.weight) == self.sizes.outside:
-            return None
+            return {}
         bias = None if small.bias is None else small.bias.detach()
         made = TwoStageConv.of(self.sizes, small.weight.detach(), small.maps().detach(), small.template.tolist(), bias)
-        return made.train(self.training)
+        forms: dict[str, nn.Module] = {"two stages": made.train(self.training)}
+        if made.fuses():
+            forms["two stages, fused"] = copy.deepcopy(made)
+            made.fused = False
+        return forms
 
     def spec(self) -> Spec:
         """Sizes, family, groups, and how many templates are stored, or how they are chosen."""

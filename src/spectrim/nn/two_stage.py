@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from spectrim.kernels.building import built
+from spectrim.kernels.two_stage import LaidOut, two_stage
 from spectrim.nn.component import Layer, Spec
 from spectrim.nn.conv_sizes import ConvSizes
 
@@ -20,7 +22,8 @@ class TwoStageConv(Layer, kind="two-stage-conv"):
     With scalar factors output *n* is :math:`\\sum_{g,k} T_{gkn}\\, \\mathrm{shift}_k(Z_{gk\\,m(n)})`, where
     :math:`Z_{gkm}` is the pointwise product of group *g* of the input with tap *k* of template *m*. Layers that move in
     steps take every step of the input before the first stage, so that nothing is computed that is not used. Maps of the
-    taps that are no factors are applied before the shift.
+    taps that are no factors are applied before the shift. With scalar factors and two dimensions both stages are one call of
+    :mod:`spectrim.kernels` where that is built and ``fused`` is true, as it is at first.
 
     Args:
         sizes: Of the convolution that this computes.
@@ -43,6 +46,8 @@ class TwoStageConv(Layer, kind="two-stage-conv"):
         self.mixing = nn.Parameter(torch.zeros(templates, rows * (taps if mixes else 1), groups * taps))
         self.bias = nn.Parameter(torch.zeros(sizes.outside)) if sizes.bias else None
         self.register_buffer("order", torch.zeros(sizes.outside, dtype=torch.int32))
+        self.fused = True
+        self._laid = LaidOut()
 
     @classmethod
     @torch.no_grad()
@@ -83,59 +88,45 @@ class TwoStageConv(Layer, kind="two-stage-conv"):
 
     def forward(self, x: Float[Tensor, "batch in *space"]) -> Float[Tensor, "batch out *left"]:
         """What the convolution with the rebuilt filters gives."""
-        dims = self.sizes.dims
-        if x.ndim == dims + 1:
+        sizes = self.sizes
+        if x.ndim == sizes.dims + 1:
             return self.forward(x[None])[0]
-        x = F.pad(x, [side for each in reversed(self.sizes.padding) for side in (each, each)])
-        left = self.sizes.left(x.shape[2:])
-        y = self._mixed_then_shifted(x, left) if self.mixes else self._shifted_then_mixed(x, left)
-        y = y.reshape(x.shape[0], -1, *left).index_select(1, self.order)
-        return y if self.bias is None else y + self.bias.reshape(-1, *(1,) * dims)
+        if self.mixes:
+            return self._mixed_then_shifted(x)
+        return two_stage(
+            x,
+            self.latent,
+            self.mixing,
+            self.order,
+            self.bias,
+            groups=self.groups,
+            kernel=sizes.kernel,
+            stride=sizes.stride,
+            padding=sizes.padding,
+            dilation=sizes.dilation,
+            laid=self._laid if self.fused else None,
+        )
 
-    def _shifted_then_mixed(self, x: Tensor, left: Sequence[int]) -> Tensor:
-        """``(batch, template, row, positions)``; latents are computed once, or for layers that move in steps tap by tap."""
-        count, ones = self.groups * self.templates, (1,) * self.sizes.dims
-        pointwise = _POINTWISE[self.sizes.dims]
-        if max(self.sizes.stride) == 1:
-            weight = self.latent.view(self.sizes.taps, self.groups, self.templates, -1).transpose(
-                0, 1
-            )  # groups of a convolution lie together
-            z = pointwise(x, weight.reshape(self.sizes.taps * count, -1, *ones), groups=self.groups)
-            z = z.reshape(x.shape[0], self.groups, self.sizes.taps, self.templates, *z.shape[2:])
-            parts = [
-                z[:, group, tap][self._place(tap, left)]
-                for group in range(self.groups)
-                for tap in range(self.sizes.taps)
-            ]
-        else:
-            by_tap = [
-                pointwise(x[self._place(tap, left)], self.latent[tap].reshape(count, -1, *ones), groups=self.groups)
-                for tap in range(self.sizes.taps)
-            ]
-            parts = [
-                each[:, group * self.templates : (group + 1) * self.templates]
-                for group in range(self.groups)
-                for each in by_tap
-            ]
-        return self.mixing @ torch.stack([part.flatten(2) for part in parts], dim=2)
-
-    def _mixed_then_shifted(self, x: Tensor, left: Sequence[int]) -> Tensor:
-        count, ones = self.groups * self.templates, (1,) * self.sizes.dims
-        weight = self.latent.view(self.sizes.taps, self.groups, self.templates, -1).permute(
-            1, 2, 0, 3
-        )  # group, template, tap
-        z = _POINTWISE[self.sizes.dims](x, weight.reshape(self.sizes.taps * count, -1, *ones), groups=self.groups)
+    def _mixed_then_shifted(self, x: Tensor) -> Tensor:
+        sizes, count, ones = self.sizes, self.groups * self.templates, (1,) * self.sizes.dims
+        x = F.pad(x, [side for each in reversed(sizes.padding) for side in (each, each)])
+        left, places = sizes.reads(x.shape[2:])
+        # group, template, tap
+        weight = self.latent.view(sizes.taps, self.groups, self.templates, -1).permute(1, 2, 0, 3)
+        z = _POINTWISE[sizes.dims](x, weight.reshape(sizes.taps * count, -1, *ones), groups=self.groups)
         space = z.shape[2:]
-        z = z.reshape(x.shape[0], self.groups, self.templates, self.sizes.taps, -1).transpose(1, 2).flatten(2, 3)
-        u = (self.mixing @ z).reshape(x.shape[0], self.templates * self.rows, self.sizes.taps, *space)
-        total = u[:, :, 0][self._place(0, left)]
-        for tap in range(1, self.sizes.taps):
-            total = total + u[:, :, tap][self._place(tap, left)]
-        return total
+        z = z.reshape(x.shape[0], self.groups, self.templates, sizes.taps, -1).transpose(1, 2).flatten(2, 3)
+        u = (self.mixing @ z).reshape(x.shape[0], self.templates * self.rows, sizes.taps, *space)
+        every = (slice(None), slice(None))
+        total = u[:, :, 0][*every, *places[0]]
+        for tap in range(1, sizes.taps):
+            total = total + u[:, :, tap][*every, *places[tap]]
+        y = total.reshape(x.shape[0], -1, *left).index_select(1, self.order)
+        return y if self.bias is None else y + self.bias.reshape(-1, *ones)
 
-    def _place(self, tap: int, left: Sequence[int]) -> tuple[Any, ...]:
-        """Where a tap reads the padded input."""
-        return (slice(None), slice(None), *self.sizes.read(tap, left))
+    def fuses(self) -> bool:
+        """Whether there is a compiled form of it in this process."""
+        return not self.mixes and self.sizes.dims == 2 and self.latent.device.type == "cpu" and built()
 
     def finalized(self) -> nn.Module:
         """Itself: this is an inference form."""

@@ -7,6 +7,7 @@ import torch
 
 import spectrim
 from spectrim.measure import macs, paired_latency
+from spectrim.measure.choice import Choice
 from spectrim.training.metric import NAMES, evaluate
 from spectrim.training.models import Fit, build, example_for
 from spectrim.training.setting import accelerator_for, fit_to, preprocessing
@@ -74,7 +75,7 @@ def compare_speed(
 
     Returns:
         For ``dense``, ``decoded`` and ``finalized``: ``min``, ``median`` (milliseconds), ``macs``, and ``speedup``
-        over the dense network.
+        over the dense network; for the last ``forms`` too, what was measured of layers that have several.
     """
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() and not cpu else None
     device = torch.device("cpu") if device is None else device
@@ -82,7 +83,13 @@ def compare_speed(
     example = example_for(model, dense, fit, batch_size).to(device)
     decoded = spectrim.load_(build(model, fit).to(device), file).eval()
     finalized = spectrim.load_(build(model, fit).to(device), file, decode=False).eval()
-    spectrim.finalize_(finalized, example=example)
+    choices: list[Choice] = []
+    spectrim.finalize_(finalized, example=example, choices=choices)
     networks = {"dense": dense, "decoded": decoded, "finalized": finalized}
     rows = paired_latency(networks, example, rounds=rounds, threads=threads).to_json()
-    return {name: {**row, "macs": macs(networks[name], example)} for name, row in rows.items()}
+    found: dict[str, dict[str, Any]] = {
+        name: {**row, "macs": macs(networks[name], example)} for name, row in rows.items()
+    }
+    if choices:
+        found["finalized"]["forms"] = [choice.to_json() for choice in choices]
+    return found

@@ -12,12 +12,13 @@ from torch import nn
 import spectrim
 from spectrim.artifact import ByteCounts
 from spectrim.measure import hardware, macs, numbers, paired_latency, parameters, state_bytes, versions
+from spectrim.measure.choice import Choice
 from spectrim.methods import Method
 from spectrim.nn.spectral import SpectralCodec
 from spectrim.report import spectra
 from spectrim.surgery.sites import Coded, coded
 from spectrim.training.metric import NAMES, evaluate
-from spectrim.training.result import LayerInfo, Result, Spectrum
+from spectrim.training.result import FormInfo, LayerInfo, Result, Spectrum
 from spectrim.training.setting import Setting
 from spectrim.training.state import State
 from spectrim.training.weights import load_weights_, read_weights
@@ -58,7 +59,8 @@ def outcome(setting: Setting, state: State, folder: Path, size: ByteCounts) -> R
     held, layers = numbers(final), [_layer(entry) for entry in coded(final)]
     curves = _spectra(dense, restored, coded(final))
     example = setting.example()
-    spectrim.finalize_(final, example=example)
+    choices: list[Choice] = []
+    spectrim.finalize_(final, example=example, choices=choices)
     clock = paired_latency({"dense": dense, "compressed": final}, example)
     described = job.to_json()
     return Result(
@@ -95,6 +97,7 @@ def outcome(setting: Setting, state: State, folder: Path, size: ByteCounts) -> R
             "bytes": {"payload": size.payload, "plain": size.plain, "header": size.header, "total": size.total},
             "macs": macs(final, example),
             "latency_ms": round(clock["compressed"].min_ms, 4),
+            "forms": [cast(FormInfo, choice.to_json()) for choice in choices],
         },
         plans=[json.loads(plan) for plan in state.plans],
         layers=layers,

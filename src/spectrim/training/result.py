@@ -51,6 +51,15 @@ class ByteCounts(TypedDict):
     total: int
 
 
+class FormInfo(TypedDict):
+    """What was measured of a layer that has several inference forms."""
+
+    site: str
+    input: list[int]  # shape
+    ms: dict[str, float]  # least milliseconds by the name of the form
+    taken: str  # its name
+
+
 class CompressedInfo(TypedDict):
     """The network after, loaded back from the artifact."""
 
@@ -60,6 +69,7 @@ class CompressedInfo(TypedDict):
     bytes: ByteCounts
     macs: int
     latency_ms: float
+    forms: list[FormInfo]  # of layers with several; not in files of earlier versions
 
 
 class LayerInfo(TypedDict):

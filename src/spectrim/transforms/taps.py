@@ -1,5 +1,7 @@
-"""The cheap spatial transformations that turn one filter into another: what each does to the taps of a kernel."""
+"""The taps of a kernel: where each reads, and the cheap spatial transformations that turn one filter into another."""
 
+import itertools
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import torch
@@ -136,3 +138,20 @@ def fitted_matrices(
     some, mine = (each.reshape(len(filters), groups, -1, each[0, 0].numel()) for each in (wanted, filters))
     solved: Tensor = torch.linalg.pinv(mine) @ some
     return solved.mT.transpose(0, 1).contiguous()
+
+
+def reads(
+    padded: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> tuple[tuple[int, ...], list[tuple[slice, ...]]]:
+    """The sides of a convolution's output, and where each tap, in row-major order, reads the padded input for it.
+
+    >>> reads((7, 9), (2, 1), (2, 1), (3, 1))
+    ((2, 9), [(slice(0, 3, 2), slice(0, 9, 1)), (slice(3, 6, 2), slice(0, 9, 1))])
+    """
+    steps = list(zip(padded, kernel, stride, dilation, strict=True))
+    left = tuple((side - d * (k - 1) - 1) // s + 1 for side, k, s, d in steps)
+    along = [
+        [slice(tap * d, tap * d + (count - 1) * s + 1, s) for tap in range(k)]
+        for count, (_, k, s, d) in zip(left, steps, strict=True)
+    ]
+    return left, list(itertools.product(*along))
