@@ -36,22 +36,27 @@ LEARN, BATCH = 800, 10
 """Hyper-parameters are chosen on the images behind the first ``LEARN``; then all 1,000 are trained on."""
 SMALL = [f"features.{block}.*" for block in range(START, 19)]
 """The layers over maps of 14 x 14 and 7 x 7."""
-RECIPE = {"lr": 1e-4, "epochs": 4}
+RECIPE = {"lr": 1e-4, "epochs": 3}
+FINE = 64
+"""Levels: the compiled products take any number of different bands."""
 ARMS: dict[str, dict[str, Any]] = {
-    "calibrated .4": {"keep": 0.4, "learn": False, "tune": False},
-    "calibrated .3": {"keep": 0.3, "learn": False, "tune": False},
-    "energy .4": {"keep": 0.4, "score": "energy", "learn": False, "tune": False},
-    "uniform .4": {"keep": 0.4, "levels": 1, "learn": False, "tune": False},
-    "halved": {"keep": 0.25, "block": 2, "learn": False, "tune": False},
-    "calibrated .4, tuned": {"keep": 0.4, "learn": False, "tune": True},
-    "learned .4, tuned": {"keep": 0.4, "learn": True, "tune": True},
-    "uniform .4, tuned": {"keep": 0.4, "levels": 1, "learn": False, "tune": True},
-    "calibrated .3, tuned": {"keep": 0.3, "learn": False, "tune": True},
-    "learned .4": {"keep": 0.4, "learn": True, "tune": False},
-    "halved, tuned": {"keep": 0.25, "block": 2, "learn": False, "tune": True},
-    "calibrated .2, tuned": {"keep": 0.2, "learn": False, "tune": True},
-    "calibrated .5, tuned": {"keep": 0.5, "learn": False, "tune": True},
+    "output .5": {"keep": 0.5, "levels": FINE},
+    "output .5, tuned": {"keep": 0.5, "levels": FINE, "tune": True},
+    "energy .5": {"keep": 0.5, "levels": FINE, "score": "energy"},
+    "uniform .5": {"keep": 0.5, "levels": 1},
+    "output .4, tuned": {"keep": 0.4, "levels": FINE, "tune": True},
+    "learned .4, tuned": {"keep": 0.4, "levels": FINE, "learn": True, "tune": True, "rounds": 2},
+    "halved": {"keep": 0.25, "block": 2},
+    "output .4": {"keep": 0.4, "levels": FINE},
+    "energy .4": {"keep": 0.4, "levels": FINE, "score": "energy"},
+    "uniform .4": {"keep": 0.4, "levels": 1},
+    "output .6": {"keep": 0.6, "levels": FINE},
+    "learned .4": {"keep": 0.4, "levels": FINE, "learn": True, "rounds": 2},
+    "output .3, tuned": {"keep": 0.3, "levels": FINE, "tune": True},
+    "uniform .4, tuned": {"keep": 0.4, "levels": 1, "tune": True},
+    "halved, tuned": {"keep": 0.25, "block": 2, "tune": True},
 }
+"""In the order of their weight."""
 TRIALS = ({"lr": 1e-4, "epochs": 1}, {"lr": 3e-4, "epochs": 1})
 
 
@@ -182,7 +187,7 @@ def search(dense: nn.Module, images: Tensor, views: list[dict[str, Tensor]]) -> 
     held = {key: value[LEARN:] for key, value in views[0].items()}
     rows = []
     calibrated = st.compress_(
-        copy.deepcopy(dense), method(ARMS["calibrated .4, tuned"]), where=SMALL, calibration=prepared(images[:LEARN:4])
+        copy.deepcopy(dense), method(ARMS["output .4"]), where=SMALL, calibration=prepared(images[:LEARN:4])
     )
     for trial in ({}, *TRIALS):
         net = copy.deepcopy(calibrated)
@@ -237,10 +242,11 @@ def main() -> None:
         print(name, flush=True)
         started, recipe = time.perf_counter(), RECIPE | arm.get("recipe", {})
         net = copy.deepcopy(dense)
-        plan = st.plan(net, method(arm), where=arm.get("where", SMALL), calibration=prepared(images[::5]))
+        plan = st.plan(net, method(arm), where=arm.get("where", SMALL), calibration=prepared(images[::16]))
         plan.apply_(net)
-        if arm["tune"] or arm["learn"]:
-            train_(net, views, len(images), recipe, tune=arm["tune"])
+        tune, trained = arm.get("tune", False), arm.get("tune", False) or arm.get("learn", False)
+        if trained:
+            train_(net, views, len(images), recipe, tune=tune)
         st.save(net, path, dtype=torch.float32)
         found = answers(net, known).argmax(1)
         torch.save(found, path.with_suffix(".pt"))
@@ -248,7 +254,8 @@ def main() -> None:
             "name": name,
             "method": plan.method,
             **arm,
-            "recipe": recipe if arm["tune"] or arm["learn"] else None,
+            "recipe": recipe if trained else None,
+            "macs": [sum(edit.spec["macs"][i] for edit in plan.edits) for i in range(3)],
             "layers": len(plan.edits),
             **compared(found, before, labels),
             "seconds": round(time.perf_counter() - started),
