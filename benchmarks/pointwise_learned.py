@@ -37,6 +37,7 @@ LEARN, BATCH = 800, 10
 SMALL = [f"features.{block}.*" for block in range(START, 19)]
 """The layers over maps of 14 x 14 and 7 x 7."""
 RECIPE = {"lr": 1e-4, "epochs": 3}
+DENSE_MACS = 300_774_272
 FINE = 64
 """Levels: the compiled products take any number of different bands."""
 ARMS: dict[str, dict[str, Any]] = {
@@ -263,6 +264,45 @@ def main() -> None:
         }
         print({key: value for key, value in rows[name].items() if key != "where"}, flush=True)
         write()
+
+
+def table(document: Mapping[str, Any]) -> str:
+    """Accuracy beside operations and, where they were measured, times."""
+    timed_in = rounds.RESULTS / "pointwise_learned_time.json"
+    timed = json.loads(timed_in.read_text(encoding="utf-8")) if timed_in.exists() else {"rows": []}
+    settings = sorted({(row["threads"], row["batch"]) for row in timed["rows"]}, key=lambda each: (each[1], each[0]))
+    times = {(row["name"], row["threads"], row["batch"]): row["time"] for row in timed["rows"]}
+    heads = [f"time, batch {batch}, {threads} thread{'s' * (threads > 1)}" for threads, batch in settings]
+    lines = [
+        "| " + " | ".join(["bands", "MACs without transforms", "MACs with", *heads, "top-1, %", "points (95 % interval)", "agreement, %"]) + " |",
+        "| :-- |" + " --: |" * (5 + len(settings)),
+    ]  # fmt: skip
+    for row in document["rows"]:
+        whole, kept, transforms = row["macs"]
+        low, high = row["interval"]
+        cells = [
+            row["name"],
+            f"{1 - (whole - kept) / DENSE_MACS:.3f}",
+            f"{1 - (whole - kept - transforms) / DENSE_MACS:.3f}",
+            *(f"{times[row['name'], *each]:.3f}" if (row["name"], *each) in times else "–" for each in settings),
+            f"{row['top1']:.2f}",
+            f"{row['points']:+.2f} ({low:+.2f} to {high:+.2f})",
+            f"{row['agreement']:.1f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    trained = next((row["recipe"] for row in document["rows"] if row["recipe"]), None)
+    recipe = (
+        ""
+        if trained is None
+        else f"; tuned: {trained['epochs']} epochs of Adam at {trained['lr']:g} on the dense network's answers"
+    )
+    commits = sorted({row["commit"] for row in timed["rows"]})
+    note = (
+        f"{document['hardware']['cpu']}, torch {document['versions']['torch']}, accuracy at commit {document['commit']}, "
+        f"times at {', '.join(commits) or 'none'}; {document['images']:,} validation images, {document['sample']:,} others to learn from{recipe}; "
+        f"multiplications and times relative to the dense network."
+    )
+    return "\n".join(lines) + "\n\n" + note
 
 
 if __name__ == "__main__":
