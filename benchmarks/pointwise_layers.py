@@ -148,7 +148,8 @@ def table(document: Mapping[str, Any]) -> str:
         [name(rows[0]), *(cell for row in rows for cell in cells(row, (0.3, 0.5)))]
         for rows in zip(*several.values(), strict=True)
     ]
-    more = ["layer", *(f"{i} images, {t} threads, keep {share}" for i, t in several for share in (0.3, 0.5))]
+    words = {(8, 1): "8 images", (1, 2): "two threads"}
+    more = ["layer", *(f"{words[setting]}, keep {share}" for setting in several for share in (0.3, 0.5))]
     hardware, versions = document["hardware"], document["versions"]
     note = (
         f"{hardware['cpu']}, torch {versions['torch']}, commit {document['commit']}; blocks of {document['block']} x {document['block']}; how many "
