@@ -169,6 +169,8 @@ TABLES: dict[str, tuple[str, Render]] = {
     "inference": ("fr_inference.json", inference),
     "lenet5": ("lenet5_mnist.json", by_script("lenet5_mnist")),
     "pointwise-layers": ("pointwise_layers.json", by_script("pointwise_layers")),
+    "pointwise-onnx": ("pointwise_onnx.json", by_script("pointwise_onnx")),
+    "pointwise-onnx-layers": ("pointwise_onnx_layers.json", by_script("pointwise_onnx_layers")),
     "pointwise-mobilenetv2": ("pointwise_mobilenetv2.json", by_script("pointwise_mobilenetv2")),
     "pointwise-learned": ("pointwise_learned.json", by_script("pointwise_learned")),
     "resnet20": ("resnet20_cifar10.json", by_script("resnet20_cifar10")),

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from spectrim.artifact import read_structure
 from spectrim.calibration import Calibration
 from spectrim.errors import SiteError
 from spectrim.measure.choice import Choice, faster, fastest, inputs_of
+from spectrim.measure.settling import chain_where_faster_, settle_for_onnxruntime_
 from spectrim.methods.cfdp import CFDP
 from spectrim.methods.method import Method
 from spectrim.nn.component import KINDS, Component, Layer, components
@@ -119,28 +120,46 @@ def _by_kind(model: nn.Module) -> dict[str, list[Component]]:
     return found
 
 
-def finalize_(model: nn.Module, *, example: Tensor | None = None, choices: list[Choice] | None = None) -> nn.Module:
+def finalize_(
+    model: nn.Module,
+    *,
+    example: Tensor | None = None,
+    runtime: Literal["torch", "onnxruntime"] = "torch",
+    choices: list[Choice] | None = None,
+) -> nn.Module:
     """Settle into the inference form: every code is decoded into an ordinary parameter.
 
     With an ``example`` input, each layer that also has another inference form (the factored one of Frequency
     Regularization, the two stages of reconstructed filters) is measured in all of them on this machine, and the fastest stays;
     and the channels that a banded convolution reads are laid in the order that it needs them in, wherever the network allows
-    it.
+    it. A stream of maps between such convolutions stays a spectrum where that is faster, with the norms in it folded.
 
     Args:
         model: With components in it; copies of it stay as they are.
         example: One batch of the size and on the device where the model will run.
+        runtime: Where it will run. With ``onnxruntime``, for a model that is exported next, banded convolutions are measured there, on one
+            thread. One that loses to the dense convolution becomes it again, with the frequencies that were cut; all others compute what
+            they did.
         choices: If given, what was measured of each layer that is a component is added to it.
 
     Returns:
         The model.
+
+    Raises:
+        ValueError: onnxruntime is to be measured without an example.
+        UnsupportedError: It is not installed, or a layer cannot be exported to it.
 
     >>> import spectrim as st
     >>> model = st.compress_(nn.Linear(8, 8), st.FrequencyRegularization(keep=0.5))
     >>> type(st.finalize_(model)).__name__
     'Linear'
     """
-    measured = {} if example is None else _measured(model, example)
+    if runtime != "torch" and example is None:
+        raise ValueError(
+            f"runtime={runtime!r} is measured on an input, got no example. Pass example, a batch of one image."
+        )
+    there = example is not None and runtime == "torch"
+    measured = _measured(model, example) if there and example is not None else {}
     for entry in reversed(coded(model)):
         other = measured.get(entry.site)
         with torch.no_grad():
@@ -151,7 +170,12 @@ def finalize_(model: nn.Module, *, example: Tensor | None = None, choices: list[
             replace_module_(model, entry.module, other)
     if example is not None:
         sort_channels_(model, example)
-    faster_forms = {} if example is None else _layer_forms(model, example, [] if choices is None else choices)
+        settle_ = chain_where_faster_ if there else settle_for_onnxruntime_
+        choices = [] if choices is None else choices
+        choices.extend(settle_(model, example))
+    faster_forms = (
+        _layer_forms(model, example, choices) if there and example is not None and choices is not None else {}
+    )
     for path, component in list(components(model)):
         final = faster_forms.get(path) or cast(Layer, component).finalized()
         if final is not component:

@@ -23,6 +23,7 @@ from spectrim.methods.tying import streams_of, together
 from spectrim.nn.band_groups import GroupedBandsConv2d
 from spectrim.nn.blockwise import Geometry
 from spectrim.nn.component import Spec
+from spectrim.nn.flat_bands import FlatBandsConv2d
 from spectrim.nn.learning import Learning
 from spectrim.nn.pointwise import BandedPointwiseConv2d
 from spectrim.surgery import sites
@@ -32,7 +33,7 @@ from spectrim.surgery.sites import Site, Where
 from spectrim.transforms.bands import rounded_up
 from spectrim.transforms.scans import SCANS
 
-_SWAPPED = (BandedPointwiseConv2d, GroupedBandsConv2d)
+_SWAPPED = (BandedPointwiseConv2d, GroupedBandsConv2d, FlatBandsConv2d)
 _TARGETS = ("macs", "latency")
 _BISECTIONS = 60
 _PRICES = (1e-30, 1e30)
