@@ -65,7 +65,8 @@ class PointwisePruning(Method, name="pointwise-pruning"):
         order: In which frequencies are kept: ``zigzag``, ``radial``, ``square``, or ``energy`` (by what each layer reads).
         score: Whose output is looked at: ``output``, the model's, to first order, by a backward pass without labels; ``energy``, each layer's
             own, exactly and relative to its energy, without gradients.
-        levels: Most different bands in a layer; each is one dense product when the network is finalized.
+        levels: Most different bands in a layer; each is one dense product when the network is finalized, but with :mod:`spectrim.kernels`
+            built, where as many as there are coefficients cost no more.
         pays: Which layers are cut: those where ``macs`` are saved, with the transforms counted; those that run faster by a measurement of
             both forms on this machine, ``time``, alone and with one image (build :mod:`spectrim.kernels` before); or ``always`` all.
         learn: Whether the bands are learned from there on; see :class:`spectrim.nn.Learning` for how.
