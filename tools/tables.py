@@ -170,6 +170,7 @@ TABLES: dict[str, tuple[str, Render]] = {
     "lenet5": ("lenet5_mnist.json", by_script("lenet5_mnist")),
     "pointwise-layers": ("pointwise_layers.json", by_script("pointwise_layers")),
     "pointwise-mobilenetv2": ("pointwise_mobilenetv2.json", by_script("pointwise_mobilenetv2")),
+    "template-layers": ("template_layers.json", by_script("template_layers")),
     "resnet20": ("resnet20_cifar10.json", by_script("resnet20_cifar10")),
     "cfdp-rankings": ("cfdp_cifar10.json", by_script("cfdp_cifar10")),
     "cfdp-speed": ("cfdp_speed.json", cut_networks),
