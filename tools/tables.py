@@ -171,6 +171,7 @@ TABLES: dict[str, tuple[str, Render]] = {
     "pointwise-layers": ("pointwise_layers.json", by_script("pointwise_layers")),
     "pointwise-mobilenetv2": ("pointwise_mobilenetv2.json", by_script("pointwise_mobilenetv2")),
     "template-layers": ("template_layers.json", by_script("template_layers")),
+    "template-speed": ("template_speed.json", by_script("template_speed")),
     "resnet20": ("resnet20_cifar10.json", by_script("resnet20_cifar10")),
     "cfdp-rankings": ("cfdp_cifar10.json", by_script("cfdp_cifar10")),
     "cfdp-speed": ("cfdp_speed.json", cut_networks),
