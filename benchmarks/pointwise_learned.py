@@ -36,22 +36,28 @@ LEARN, BATCH = 800, 10
 """Hyper-parameters are chosen on the images behind the first ``LEARN``; then all 1,000 are trained on."""
 SMALL = [f"features.{block}.*" for block in range(START, 19)]
 """The layers over maps of 14 x 14 and 7 x 7."""
-RECIPE = {"lr": 1e-4, "epochs": 4}
+RECIPE = {"lr": 1e-4, "epochs": 3}
+DENSE_MACS = 300_774_272
+FINE = 64
+"""Levels: the compiled products take any number of different bands."""
 ARMS: dict[str, dict[str, Any]] = {
-    "calibrated .4": {"keep": 0.4, "learn": False, "tune": False},
-    "calibrated .3": {"keep": 0.3, "learn": False, "tune": False},
-    "energy .4": {"keep": 0.4, "score": "energy", "learn": False, "tune": False},
-    "uniform .4": {"keep": 0.4, "levels": 1, "learn": False, "tune": False},
-    "halved": {"keep": 0.25, "block": 2, "learn": False, "tune": False},
-    "calibrated .4, tuned": {"keep": 0.4, "learn": False, "tune": True},
-    "learned .4, tuned": {"keep": 0.4, "learn": True, "tune": True},
-    "uniform .4, tuned": {"keep": 0.4, "levels": 1, "learn": False, "tune": True},
-    "calibrated .3, tuned": {"keep": 0.3, "learn": False, "tune": True},
-    "learned .4": {"keep": 0.4, "learn": True, "tune": False},
-    "halved, tuned": {"keep": 0.25, "block": 2, "learn": False, "tune": True},
-    "calibrated .2, tuned": {"keep": 0.2, "learn": False, "tune": True},
-    "calibrated .5, tuned": {"keep": 0.5, "learn": False, "tune": True},
+    "output .5": {"keep": 0.5, "levels": FINE},
+    "output .5, tuned": {"keep": 0.5, "levels": FINE, "tune": True},
+    "energy .5": {"keep": 0.5, "levels": FINE, "score": "energy"},
+    "uniform .5": {"keep": 0.5, "levels": 1},
+    "output .4, tuned": {"keep": 0.4, "levels": FINE, "tune": True},
+    "learned .4, tuned": {"keep": 0.4, "levels": FINE, "learn": True, "tune": True, "rounds": 2},
+    "halved": {"keep": 0.25, "block": 2},
+    "output .4": {"keep": 0.4, "levels": FINE},
+    "energy .4": {"keep": 0.4, "levels": FINE, "score": "energy"},
+    "uniform .4": {"keep": 0.4, "levels": 1},
+    "output .6": {"keep": 0.6, "levels": FINE},
+    "learned .4": {"keep": 0.4, "levels": FINE, "learn": True, "rounds": 2},
+    "output .3, tuned": {"keep": 0.3, "levels": FINE, "tune": True},
+    "uniform .4, tuned": {"keep": 0.4, "levels": 1, "tune": True},
+    "halved, tuned": {"keep": 0.25, "block": 2, "tune": True},
 }
+"""In the order of their weight."""
 TRIALS = ({"lr": 1e-4, "epochs": 1}, {"lr": 3e-4, "epochs": 1})
 
 
@@ -182,7 +188,7 @@ def search(dense: nn.Module, images: Tensor, views: list[dict[str, Tensor]]) -> 
     held = {key: value[LEARN:] for key, value in views[0].items()}
     rows = []
     calibrated = st.compress_(
-        copy.deepcopy(dense), method(ARMS["calibrated .4, tuned"]), where=SMALL, calibration=prepared(images[:LEARN:4])
+        copy.deepcopy(dense), method(ARMS["output .4"]), where=SMALL, calibration=prepared(images[:LEARN:4])
     )
     for trial in ({}, *TRIALS):
         net = copy.deepcopy(calibrated)
@@ -237,10 +243,11 @@ def main() -> None:
         print(name, flush=True)
         started, recipe = time.perf_counter(), RECIPE | arm.get("recipe", {})
         net = copy.deepcopy(dense)
-        plan = st.plan(net, method(arm), where=arm.get("where", SMALL), calibration=prepared(images[::5]))
+        plan = st.plan(net, method(arm), where=arm.get("where", SMALL), calibration=prepared(images[::16]))
         plan.apply_(net)
-        if arm["tune"] or arm["learn"]:
-            train_(net, views, len(images), recipe, tune=arm["tune"])
+        tune, trained = arm.get("tune", False), arm.get("tune", False) or arm.get("learn", False)
+        if trained:
+            train_(net, views, len(images), recipe, tune=tune)
         st.save(net, path, dtype=torch.float32)
         found = answers(net, known).argmax(1)
         torch.save(found, path.with_suffix(".pt"))
@@ -248,7 +255,8 @@ def main() -> None:
             "name": name,
             "method": plan.method,
             **arm,
-            "recipe": recipe if arm["tune"] or arm["learn"] else None,
+            "recipe": recipe if trained else None,
+            "macs": [sum(edit.spec["macs"][i] for edit in plan.edits) for i in range(3)],
             "layers": len(plan.edits),
             **compared(found, before, labels),
             "seconds": round(time.perf_counter() - started),
@@ -256,6 +264,45 @@ def main() -> None:
         }
         print({key: value for key, value in rows[name].items() if key != "where"}, flush=True)
         write()
+
+
+def table(document: Mapping[str, Any]) -> str:
+    """Accuracy beside operations and, where they were measured, times."""
+    timed_in = rounds.RESULTS / "pointwise_learned_time.json"
+    timed = json.loads(timed_in.read_text(encoding="utf-8")) if timed_in.exists() else {"rows": []}
+    settings = sorted({(row["threads"], row["batch"]) for row in timed["rows"]}, key=lambda each: (each[1], each[0]))
+    times = {(row["name"], row["threads"], row["batch"]): row["time"] for row in timed["rows"]}
+    heads = [f"time, batch {batch}, {threads} thread{'s' * (threads > 1)}" for threads, batch in settings]
+    lines = [
+        "| " + " | ".join(["bands", "MACs without transforms", "MACs with", *heads, "top-1, %", "points (95 % interval)", "agreement, %"]) + " |",
+        "| :-- |" + " --: |" * (5 + len(settings)),
+    ]  # fmt: skip
+    for row in document["rows"]:
+        whole, kept, transforms = row["macs"]
+        low, high = row["interval"]
+        cells = [
+            row["name"],
+            f"{1 - (whole - kept) / DENSE_MACS:.3f}",
+            f"{1 - (whole - kept - transforms) / DENSE_MACS:.3f}",
+            *(f"{times[row['name'], *each]:.3f}" if (row["name"], *each) in times else "–" for each in settings),
+            f"{row['top1']:.2f}",
+            f"{row['points']:+.2f} ({low:+.2f} to {high:+.2f})",
+            f"{row['agreement']:.1f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    trained = next((row["recipe"] for row in document["rows"] if row["recipe"]), None)
+    recipe = (
+        ""
+        if trained is None
+        else f"; tuned: {trained['epochs']} epochs of Adam at {trained['lr']:g} on the dense network's answers"
+    )
+    commits = sorted({row["commit"] for row in timed["rows"]})
+    note = (
+        f"{document['hardware']['cpu']}, torch {document['versions']['torch']}, accuracy at commit {document['commit']}, "
+        f"times at {', '.join(commits) or 'none'}; {document['images']:,} validation images, {document['sample']:,} others to learn from{recipe}; "
+        f"multiplications and times relative to the dense network."
+    )
+    return "\n".join(lines) + "\n\n" + note
 
 
 if __name__ == "__main__":

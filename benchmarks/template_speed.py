@@ -156,8 +156,8 @@ def measured(name: str, folder: Path, chosen: Any) -> list[dict[str, Any]]:
     for part in (x[:batch] for batch in BATCHES):
         found, told = in_torch(dense, models, part, chosen)
         runtime = in_runtime(files, part, chosen) if len(files) > 1 else {}
-        for what in facts:
-            row = {"network": name, "threads": chosen.threads, "batch": len(part), **facts[what]}
+        for what, known in facts.items():
+            row = {"network": name, "threads": chosen.threads, "batch": len(part), **known}
             row |= {"torch": found[what], "onnxruntime": runtime.get(what)}
             if what != "dense":
                 taken = [choice.taken for choice in told[what]]

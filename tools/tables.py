@@ -116,7 +116,7 @@ def cut_networks(document: Mapping[str, Any]) -> str:
         shares = [f"{of[0][what] / whole[what]:.2f}" for what in ("parameters", "macs")]
         if cut == "dense":
             size = [f"{of[0]['parameters'] / 1e6:.2f} M", f"{of[0]['macs'] / 1e6:,.0f} M"]
-            times = [f"{row[f'{where}_ms']:.3g} ms" for where in ("torch", "onnxruntime") for row in of]
+            times = [f"{_sparing(row[f'{where}_ms'])} ms" for where in ("torch", "onnxruntime") for row in of]
             rows.append([f"**{network}**, dense", *size, *times])
         else:
             speedups = [f"{row[f'{where}_speedup']:.2f}x" for where in ("torch", "onnxruntime") for row in of]
@@ -172,8 +172,10 @@ TABLES: dict[str, tuple[str, Render]] = {
     "pointwise-mobilenetv2": ("pointwise_mobilenetv2.json", by_script("pointwise_mobilenetv2")),
     "template-layers": ("template_layers.json", by_script("template_layers")),
     "template-speed": ("template_speed.json", by_script("template_speed")),
+    "pointwise-learned": ("pointwise_learned.json", by_script("pointwise_learned")),
     "resnet20": ("resnet20_cifar10.json", by_script("resnet20_cifar10")),
     "cfdp-rankings": ("cfdp_cifar10.json", by_script("cfdp_cifar10")),
+    "cfdp-score-time": ("cfdp_score_time.json", by_script("cfdp_score_time")),
     "cfdp-speed": ("cfdp_speed.json", cut_networks),
     "cfdp-robustness": ("cfdp_robustness.json", by_script("cfdp_robustness")),
 }

@@ -120,7 +120,7 @@ def test_a_weight_that_changes_is_packed_again(monkeypatch):
     twin = copy.deepcopy(module)
     twin.weight.mul_(2)
     check(times=5)
-    assert copy.deepcopy(module)._packed is None, "copies may go to another machine, which packs otherwise"
+    assert copy.deepcopy(module)._held is None, "copies may go to another machine, which packs otherwise"
 
 
 @pytest.mark.slow

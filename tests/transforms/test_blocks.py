@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.fft import dctn
 from scipy.ndimage import gaussian_filter
 
-from spectrim.transforms.blocks import block_dctn
+from spectrim.transforms.blocks import block_coefficients, block_dctn
 
 SIDES = st.integers(1, 13)
 
@@ -53,3 +53,35 @@ def test_half_precision_is_transformed_in_float32():
 def test_sizes_are_positive(size, sigma):
     with pytest.raises(ValueError, match="at least 1 and sigma positive"):
         block_dctn(torch.zeros(4, 4), size, sigma=sigma)
+
+
+@given(
+    height=st.integers(1, 21),
+    width=st.integers(1, 21),
+    size=st.sampled_from([2, 3, 4]),
+    scale=st.sampled_from(["ortho", "none"]),
+    sigma=st.sampled_from([None, 1.0]),
+    wide=st.booleans(),
+)
+def test_coefficients_are_the_same_numbers_in_another_order(height, width, size, scale, sigma, wide):
+    dtype = torch.float64 if wide else torch.float32
+    x = torch.rand(2, height, width, generator=torch.Generator().manual_seed(height), dtype=dtype)
+    found = block_coefficients(x, size, scale=scale, sigma=sigma).sort()[0]
+    expected = block_dctn(x, size, scale=scale, sigma=sigma).flatten(1).sort()[0]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("side", [20, 32, 56])
+def test_maps_that_are_views_have_the_same_coefficients(side):
+    x = torch.rand(3, side, side, 2, generator=torch.Generator().manual_seed(0)).movedim(-1, 1)[1:]
+    before = x.clone()
+    found = block_coefficients(x, 4)
+    torch.testing.assert_close(found.sort()[0], block_dctn(x, 4).flatten(2).sort()[0], atol=1e-5, rtol=1e-5)
+    found.zero_()
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(("size", "sigma"), [(0, None), (4, 0.0), (4, -1.0)])
+def test_sizes_of_coefficients_are_positive(size, sigma):
+    with pytest.raises(ValueError, match="at least 1 and sigma positive"):
+        block_coefficients(torch.zeros(4, 4), size, sigma=sigma)

@@ -61,7 +61,7 @@ def banded_pointwise(
     compiled = (
         block[0] == block[1]
         and block[0] in _SIDES
-        and x.device.type == "cpu"
+        and x.is_cpu
         and x.dtype == weight.dtype == torch.float32
         and not torch.compiler.is_compiling()
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))

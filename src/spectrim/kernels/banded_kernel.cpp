@@ -20,7 +20,7 @@ constexpr int ROWS = 8;  // of a product: with 3 vectors of columns the sums fil
 #else
 constexpr int ROWS = 4;  // or of 16
 #endif
-constexpr int64_t CACHED = 48 * 1024;  // numbers of the coefficients of a tile: well within the second level
+constexpr int64_t CACHED = 48 * 1024;  // numbers that a tile reads its products from, and that it writes: within the second level
 constexpr int SIDE = 8;                // of the largest block
 constexpr int MOST = SIDE * SIDE;
 
@@ -321,7 +321,7 @@ struct Convolution {
 
   void run(int threads) const {
     const int64_t all = blocks(), panels = count_panels(layer.outs);
-    const int64_t fit = std::max<int64_t>(1, CACHED / (layer.top * layer.step));
+    const int64_t fit = std::max<int64_t>(1, CACHED / std::max(layer.top * layer.step, B * B * layer.bands.out));
     const int64_t turns = std::max<int64_t>(1, (all + threads * fit - 1) / (threads * fit));
     if (all >= threads) {
       const int64_t size = (all + threads * turns - 1) / (threads * turns), tiles = (all + size - 1) / size;

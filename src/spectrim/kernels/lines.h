@@ -151,6 +151,8 @@ void rows_there(const float* x, const ptrdiff_t* down, const ptrdiff_t* across, 
     vec line[B], done[N];
 #pragma GCC unroll 8
     for (int j = 0; j < B; ++j) line[j] = load(row + across[j]);
+#pragma GCC unroll 8
+    for (int j = 0; j < B; ++j) __builtin_prefetch(row + across[j] + 16);  // the next line of the cache; no prefetcher sees that
     forward<B, B, N>(line, done);
 #pragma GCC unroll 8
     for (int v = 0; v < N; ++v) half[v * B + i] = done[v];

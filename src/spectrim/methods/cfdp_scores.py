@@ -7,10 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from spectrim.transforms.blocks import Scale, block_dctn
+from spectrim.transforms.blocks import Scale, block_coefficients
 
 LAMBDA = 0.03
 """Weight of the spatial term; the paper's."""
+
+_CHUNK = 1 << 18
+"""So many numbers at a time are transformed and counted: what stays in the cache is not waited for."""
 
 Maps = Float[Tensor, "image channel height width"]
 PerMap = Float[Tensor, "image channel"]
@@ -42,12 +45,20 @@ def frequency_score(
     >>> frequency_score(torch.arange(16.0).reshape(1, 1, 4, 4))
     tensor([[3.2573]], dtype=torch.float64)
     """
-    spectrum = block_dctn(maps, block, scale=scale, sigma=sigma)
-    flat = spectrum.flatten(-2)
-    mean = flat.mean(-1, keepdim=True, dtype=torch.float64).to(flat.dtype)
-    ones = torch.ge(flat, mean, out=torch.empty_like(flat))  # summing numbers is several times faster than truth values
-    share = ones.sum(-1).double() / flat.shape[-1]
-    return share * _norm(spectrum) + weight * _norm(maps)
+    flat = maps.reshape(-1, *maps.shape[-2:])
+    together = max(_CHUNK // max(flat[0].numel(), 1), 1) if len(flat) else 1
+    parts = [_frequency_score(part, block, scale, sigma, weight) for part in flat.split(together)]  # type: ignore[no-untyped-call]
+    return torch.cat(parts).reshape(maps.shape[:-2])
+
+
+def _frequency_score(maps: Tensor, block: int, scale: Scale, sigma: float | None, weight: float) -> Tensor:
+    spectrum = block_coefficients(maps, block, scale=scale, sigma=sigma)
+    spatial = _norm(maps)
+    spectral = spatial if scale == "ortho" and sigma is None else torch.linalg.vector_norm(spectrum, dim=-1).double()
+    mean = spectrum.mean(-1, keepdim=True, dtype=torch.float64).to(spectrum.dtype)
+    # In place, and numbers: summing them is several times faster than truth values.
+    share = spectrum.ge_(mean).sum(-1).double() / spectrum.shape[-1]
+    return share * spectral + weight * spatial
 
 
 def official_score(maps: Maps, weight: float = LAMBDA) -> PerMap:

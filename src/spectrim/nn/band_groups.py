@@ -1,16 +1,36 @@
 """The inference form of a banded pointwise convolution: a few dense products, each over the channels that keep as much."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from spectrim.kernels.banded import Packed, banded_pointwise, packed
+from spectrim.kernels.building import built
 from spectrim.nn.blockwise import Geometry
 from spectrim.nn.component import Layer, Spec
 from spectrim.transforms.scans import block_basis
+
+
+class _Held(NamedTuple):
+    """What follows from a weight and an order of channels, while they stay; holding them keeps others from coming to lie at their addresses."""
+
+    weight: Tensor
+    weight_version: int
+    source: Tensor
+    source_version: int
+    in_order: bool
+    panels: Packed | None
+
+    def fits(self, weight: Tensor, source: Tensor) -> bool:
+        return (
+            self.weight.data_ptr() == weight.data_ptr()
+            and self.weight_version == weight._version
+            and self.source.data_ptr() == source.data_ptr()
+            and self.source_version == source._version
+        )
 
 
 class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
@@ -61,8 +81,7 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
         self.register_buffer("source", torch.arange(geometry.in_channels, dtype=torch.int32))
         self.register_buffer("order", torch.tensor(geometry.positions, dtype=torch.int32), persistent=False)
         self.register_buffer("basis", self._basis().float(), persistent=False)
-        self._known: tuple[object, bool] | None = None
-        self._packed: tuple[Tensor, int, Packed | None] | None = None
+        self._held: _Held | None = None
 
     @classmethod
     def of(
@@ -90,43 +109,49 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
         """Maps of any size; ``above`` and ``across`` are those of the convolution."""
         if x.ndim == 3:
             return self.forward(x[None])[0]
+        weight: Tensor = self.weight
+        held = self._held_for(weight)
+        # Not as attributes: torch's look-up of each takes as long as a small product.
+        buffers, geometry = self._buffers, self.geometry
         return banded_pointwise(
-            self.geometry.strided(x),
-            self.source,
-            self.order,
-            self.basis,
-            self.weight,
+            x if geometry.stride == (1, 1) else geometry.strided(x),
+            buffers["source"],  # type: ignore[arg-type]  # there are no others
+            buffers["order"],  # type: ignore[arg-type]
+            buffers["basis"],  # type: ignore[arg-type]
+            weight,
             self.bias,
             groups=self.groups,
-            block=self.geometry.block,
-            in_order=self._in_order(),
-            panels=self._panels(),
+            block=geometry.block,
+            in_order=held is not None and held.in_order,
+            panels=None if held is None else held.panels,
         )
 
-    def _panels(self) -> Packed | None:
-        """The weight as the compiled form reads it, made once for each change of the weight."""
-        weight: Tensor = self.weight
-        if torch.compiler.is_compiling() or weight.is_inference():
+    def _held_for(self, weight: Tensor) -> "_Held | None":
+        """What is known of the weight and of the order of the channels; looked up once for each change of them."""
+        source = cast(Tensor, self._buffers["source"])
+        if torch.compiler.is_compiling() or weight.is_inference() or source.is_inference() or source.is_meta:
             return None
-        # Holding what was packed keeps another tensor from coming to lie at its address.
-        held = self._packed
-        if held is None or held[0].data_ptr() != weight.data_ptr() or held[1] != weight._version:
-            held = self._packed = (weight.detach(), weight._version, packed(weight, self.groups))
-        return held[2]
+        held = self._held
+        if held is None or not held.fits(weight, source) or (held.panels is None and built()):
+            there = torch.arange(self.geometry.in_channels, dtype=source.dtype, device=source.device)
+            held = self._held = _Held(
+                weight.detach(),
+                weight._version,
+                source.detach(),
+                source._version,
+                torch.equal(source, there),
+                packed(weight, self.groups),
+            )
+        return held
+
+    def _in_order(self) -> bool:
+        """Whether the channels come sorted."""
+        held = self._held_for(self.weight)
+        return held is not None and held.in_order
 
     def __getstate__(self) -> dict[str, Any]:
         # Another machine packs otherwise.
-        return self.__dict__ | {"_packed": None}
-
-    def _in_order(self) -> bool:
-        """Whether the channels come sorted; looked up once for each change of ``source``."""
-        if torch.compiler.is_compiling() or self.source.is_meta or self.source.is_inference():
-            return False
-        now = (self.source.data_ptr(), self.source._version)
-        if self._known is None or self._known[0] != now:
-            there = torch.arange(self.geometry.in_channels, dtype=self.source.dtype, device=self.source.device)
-            self._known = (now, torch.equal(self.source, there))
-        return self._known[1]
+        return self.__dict__ | {"_held": None}
 
     def finalized(self) -> nn.Module:
         """Itself: this is an inference form."""

@@ -48,14 +48,61 @@ def block_dctn(
     tensor([[ 1., -1.,  5., -1.],
             [ 0.,  0.,  0.,  0.]])
     """
-    if size < 1 or (sigma is not None and not sigma > 0):
-        raise ValueError(f"size must be at least 1 and sigma positive or None, got {size} and {sigma}.")
+    _check(size, sigma)
     y = x.to(torch.promote_types(x.dtype, torch.float32))
     height, width = y.shape[-2:]
     if y.numel() and height % size == 0 and size * width <= _TILE:
         return (y.reshape(-1, size * width) @ _band(width, size, scale, sigma).to(y).T).reshape(y.shape)
     y = torch.cat([part @ _matrix(part.shape[-1], size, scale, sigma).to(y).T for part in _tiles(y, -1, size)], -1)
     return torch.cat([_matrix(part.shape[-2], size, scale, sigma).to(y) @ part for part in _tiles(y, -2, size)], -2)
+
+
+def block_coefficients(
+    x: Float[Tensor, "*batch height width"], size: int, *, scale: Scale = "ortho", sigma: float | None = None
+) -> Float[Tensor, "*batch coefficient"]:
+    """The numbers of :func:`block_dctn` in no particular order, several times faster; not a view of the input.
+
+    Args:
+        x, size, scale, sigma: As for :func:`block_dctn`.
+
+    Raises:
+        ValueError: As there.
+
+    >>> x = torch.rand(2, 8, 8)
+    >>> torch.allclose(block_coefficients(x, 4).sort()[0], block_dctn(x, 4).flatten(1).sort()[0], atol=1e-6)
+    True
+    """
+    _check(size, sigma)
+    height, width = x.shape[-2:]
+    whole = height // size * size
+    y = x.to(torch.promote_types(x.dtype, torch.float32))
+    if y.numel() and size * width <= _TILE:
+        bands = [y[..., :whole, :].reshape(*y.shape[:-2], -1, size * width) @ _band(width, size, scale, sigma).to(y).T]
+        if whole < height:
+            edge = torch.kron(_patch(height - whole, scale, sigma).contiguous(), _matrix(width, size, scale, sigma))
+            bands.append(y[..., None, whole:, :].flatten(-2) @ edge.to(y).T)
+        return torch.cat([each.flatten(-2) for each in bands], -1) if len(bands) > 1 else bands[0].flatten(-2)
+    if height == whole and width % size == 0 and (patches := _patches(y, size)) is not None:
+        return (patches @ _band(size, size, scale, sigma).to(y).T).flatten(-2)
+    return block_dctn(x, size, scale=scale, sigma=sigma).flatten(-2)
+
+
+def _check(size: int, sigma: float | None) -> None:
+    if size < 1 or (sigma is not None and not sigma > 0):
+        raise ValueError(f"size must be at least 1 and sigma positive or None, got {size} and {sigma}.")
+
+
+def _patches(x: Float[Tensor, "*batch height width"], size: int) -> Float[Tensor, "*batch patch pixel"] | None:
+    """The patches one after the other, or None where that is no faster than what else there is.
+
+    Copies in runs of four numbers of 32 bits are slow, and fast where they are taken for one number of 128 bits.
+    """
+    if size != 4 or x.dtype != torch.float32 or x.device.type not in {"cpu", "cuda"}:
+        return None
+    *batch, height, width = x.shape
+    rows = x.contiguous().view(torch.complex128).reshape(*batch, height // size, size, width // size)
+    together: Tensor = rows.transpose(-2, -1).contiguous().view(torch.float32)
+    return together.reshape(*batch, -1, size * size)
 
 
 def _tiles(x: Tensor, axis: int, size: int) -> Iterator[Tensor]:

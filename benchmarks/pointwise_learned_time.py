@@ -1,0 +1,73 @@
+"""The networks that ``pointwise_learned.py`` left behind, finalized and timed against the dense one, end to end.
+
+    python benchmarks/pointwise_learned_time.py [--threads 1] [--batch 1] [--rounds 20]
+
+Each call measures one number of threads and one batch, all networks in turns, and leaves what was measured for others in the file. Norms are
+folded in all of them, they run in channels_last, and the finalized network's output is compared with that of the form that was trained.
+"""
+
+import argparse
+import json
+import math
+from typing import Any
+
+import rounds
+import torch
+from pointwise_learned import RUNS
+from pointwise_mobilenetv2 import network, prepared
+from realdata import imagenet
+from torch import nn
+
+import spectrim as st
+from spectrim.kernels import build
+
+NAME = "pointwise_learned_time"
+
+
+def finalized(name: str, x: torch.Tensor) -> nn.Module:
+    """The network of an arm as it runs."""
+    net = st.load_(network(), RUNS / f"{name}.safetensors").eval().requires_grad_(requires_grad=False)
+    net.to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        expected = net(x)
+    st.finalize_(net, example=x)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), expected, rtol=1e-2, atol=1e-2)
+    return net
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=20)
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    assert build(), "this benchmark needs the compiled form"
+    x = prepared(imagenet("imagenet-sample-1000.npz", crop=224)[0][: chosen.batch])
+    document = json.loads((rounds.RESULTS / "pointwise_learned.json").read_text(encoding="utf-8"))
+    nets = {"dense": network().to(memory_format=torch.channels_last)}
+    for row in document["rows"]:
+        if (RUNS / f"{row['name']}.safetensors").exists():
+            nets[row["name"]] = finalized(row["name"], x)
+    with torch.inference_mode():
+        took = rounds.times(
+            {name: lambda net=net: net(x) for name, net in nets.items()}, rounds=chosen.rounds, fill_ms=20
+        )
+    path = rounds.RESULTS / f"{NAME}.json"
+    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    setting = {"threads": chosen.threads, "batch": chosen.batch}
+    rows = [row for row in rows if {key: row[key] for key in setting} != setting]
+    dense = min(took["dense"].wall)
+    for name, each in took.items():
+        ratio = min(each.wall) / dense
+        rows.append(
+            {"name": name, **setting, **each.to_json(), "time": ratio, "rounds": chosen.rounds, "commit": rounds.COMMIT}
+        )
+        print(f"{name:<24} {min(each.wall):8.2f} ms  {ratio:.3f}", flush=True)
+        assert math.isfinite(ratio)
+    rounds.write(NAME, rows, seed=0)
+
+
+if __name__ == "__main__":
+    main()
