@@ -174,6 +174,7 @@ TABLES: dict[str, tuple[str, Render]] = {
     "pointwise-mobilenetv2": ("pointwise_mobilenetv2.json", by_script("pointwise_mobilenetv2")),
     "pointwise-learned": ("pointwise_learned.json", by_script("pointwise_learned")),
     "resnet20": ("resnet20_cifar10.json", by_script("resnet20_cifar10")),
+    "template-cifar10": ("template_cifar10.json", by_script("template_cifar10")),
     "cfdp-rankings": ("cfdp_cifar10.json", by_script("cfdp_cifar10")),
     "cfdp-coverage": ("cfdp_coverage.json", by_script("cfdp_coverage")),
     "cfdp-score-time": ("cfdp_score_time.json", by_script("cfdp_score_time")),
