@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,13 @@ from spectrim.artifact import read_structure
 from spectrim.calibration import Calibration
 from spectrim.errors import SiteError
 from spectrim.measure.choice import Choice, faster, fastest, inputs_of
+from spectrim.measure.settling import chain_where_faster_, settle_for_onnxruntime_
 from spectrim.methods.cfdp import CFDP
 from spectrim.methods.method import Method
+from spectrim.methods.pointwise_pruning import PointwisePruning
 from spectrim.nn.component import KINDS, Component, Layer, components
 from spectrim.report.channels import ChannelInspection
+from spectrim.report.frequencies import FrequencyInspection
 from spectrim.report.inspection import Inspection, inspect_model, inspect_parts
 from spectrim.surgery.arranging import sort_channels_
 from spectrim.surgery.edits import plain_parameter, replace_module_, replace_tensor_
@@ -119,28 +122,46 @@ def _by_kind(model: nn.Module) -> dict[str, list[Component]]:
     return found
 
 
-def finalize_(model: nn.Module, *, example: Tensor | None = None, choices: list[Choice] | None = None) -> nn.Module:
+def finalize_(
+    model: nn.Module,
+    *,
+    example: Tensor | None = None,
+    runtime: Literal["torch", "onnxruntime"] = "torch",
+    choices: list[Choice] | None = None,
+) -> nn.Module:
     """Settle into the inference form: every code is decoded into an ordinary parameter.
 
     With an ``example`` input, each layer that also has another inference form (the factored one of Frequency
     Regularization, the two stages of reconstructed filters) is measured in all of them on this machine, and the fastest stays;
     and the channels that a banded convolution reads are laid in the order that it needs them in, wherever the network allows
-    it.
+    it. A stream of maps between such convolutions stays a spectrum where that is faster, with the norms in it folded.
 
     Args:
         model: With components in it; copies of it stay as they are.
         example: One batch of the size and on the device where the model will run.
+        runtime: Where it will run. With ``onnxruntime``, for a model that is exported next, banded convolutions are measured there, on one
+            thread. One that loses to the dense convolution becomes it again, with the frequencies that were cut; all others compute what
+            they did.
         choices: If given, what was measured of each layer that is a component is added to it.
 
     Returns:
         The model.
+
+    Raises:
+        ValueError: onnxruntime is to be measured without an example.
+        UnsupportedError: It is not installed, or a layer cannot be exported to it.
 
     >>> import spectrim as st
     >>> model = st.compress_(nn.Linear(8, 8), st.FrequencyRegularization(keep=0.5))
     >>> type(st.finalize_(model)).__name__
     'Linear'
     """
-    measured = {} if example is None else _measured(model, example)
+    if runtime != "torch" and example is None:
+        raise ValueError(
+            f"runtime={runtime!r} is measured on an input, got no example. Pass example, a batch of one image."
+        )
+    there = example is not None and runtime == "torch"
+    measured = _measured(model, example) if there and example is not None else {}
     for entry in reversed(coded(model)):
         other = measured.get(entry.site)
         with torch.no_grad():
@@ -151,7 +172,12 @@ def finalize_(model: nn.Module, *, example: Tensor | None = None, choices: list[
             replace_module_(model, entry.module, other)
     if example is not None:
         sort_channels_(model, example)
-    faster_forms = {} if example is None else _layer_forms(model, example, [] if choices is None else choices)
+        settle_ = chain_where_faster_ if there else settle_for_onnxruntime_
+        choices = [] if choices is None else choices
+        choices.extend(settle_(model, example))
+    faster_forms = (
+        _layer_forms(model, example, choices) if there and example is not None and choices is not None else {}
+    )
     for path, component in list(components(model)):
         final = faster_forms.get(path) or cast(Layer, component).finalized()
         if final is not component:
@@ -250,3 +276,25 @@ def inspect_channels(
     """
     groups, skipped = method.ranking(model, where=where, calibration=calibration)
     return ChannelInspection(method=repr(method), model=type(model).__name__, groups=groups, skipped=skipped)
+
+
+def inspect_frequencies(
+    model: nn.Module, method: PointwisePruning, *, where: Where = None, calibration: Calibration = None
+) -> FrequencyInspection:
+    """What each frequency is worth in every channel that pointwise convolutions read, and what bands that gives; nothing is changed.
+
+    Print it for a table: how surely the worth falls with the frequency (the median over the channels of its rank correlation), and how far
+    the bands of the channels lie apart. Take ``to_json()`` for all numbers, ``draw("frequencies.png")`` for a picture.
+
+    Args:
+        model, method, where, calibration: As for :func:`plan`, and what that raises is raised.
+
+    >>> import spectrim as st
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 1))
+    >>> method = st.PointwisePruning(keep=0.5, pays="always")
+    >>> found = st.inspect_frequencies(net, method, calibration=torch.rand(4, 3, 10, 10))
+    >>> found.layers[0].worth.shape
+    torch.Size([8, 63])
+    """
+    layers, skipped = method.sensitivities(model, where=where, calibration=calibration)
+    return FrequencyInspection(method=repr(method), model=type(model).__name__, layers=layers, skipped=skipped)

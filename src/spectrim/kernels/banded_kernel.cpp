@@ -4,6 +4,7 @@
 
 #include "banded.h"
 #include "lines.h"
+#include "products.h"
 
 #include <algorithm>
 #include <array>
@@ -15,64 +16,9 @@
 namespace spectrim {
 namespace {
 
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int ROWS = 8;  // of a product: with 3 vectors of columns the sums fill three quarters of 32 registers
-#else
-constexpr int ROWS = 4;  // or of 16
-#endif
 constexpr int64_t CACHED = 48 * 1024;  // numbers that a tile reads its products from, and that it writes: within the second level
 constexpr int SIDE = 8;                // of the largest block
 constexpr int MOST = SIDE * SIDE;
-
-#if defined(__x86_64__)
-#define IN_REGISTER(v) asm("" : "+v"(v))
-#elif defined(__aarch64__)
-#define IN_REGISTER(v) asm("" : "+w"(v))
-#else
-#define IN_REGISTER(v)
-#endif
-
-// -- products ---------------------------------------------------------------------------------------------------------
-
-template <int VECTORS>
-void product(const float* a, int64_t step, const float* b, int64_t depth, float* c) {
-  vec sum[ROWS][VECTORS] = {};
-  for (int64_t k = 0; k < depth; ++k) {
-    vec columns[VECTORS];
-#pragma GCC unroll 4
-    for (int j = 0; j < VECTORS; ++j) {
-      columns[j] = load(b + (k * VECTORS + j) * LANES);
-      IN_REGISTER(columns[j]);  // or it would be read again for each row
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < ROWS; ++i) {
-      const float value = a[i * step + k];
-#pragma GCC unroll 4
-      for (int j = 0; j < VECTORS; ++j) sum[i][j] += columns[j] * value;
-    }
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < ROWS; ++i)
-#pragma GCC unroll 4
-    for (int j = 0; j < VECTORS; ++j) store(c + (i * VECTORS + j) * LANES, sum[i][j]);
-}
-
-using Product = void (*)(const float*, int64_t, const float*, int64_t, float*);
-constexpr Product PRODUCTS[] = {nullptr, product<1>, product<2>, product<3>};
-
-struct Panel {
-  int64_t first;  // vector of columns
-  int vectors;
-};
-
-// As many panels of three vectors as can be without one of a single one.
-int64_t count_panels(int64_t vectors) { return (vectors + 2) / 3; }
-
-Panel panel(int64_t vectors, int64_t index) {
-  const int64_t panels = count_panels(vectors), narrow = std::min(3 * panels - vectors, panels), wide = panels - narrow;
-  if (vectors == 1) return {0, 1};
-  return index < wide ? Panel{3 * index, 3} : Panel{3 * wide + 2 * (index - wide), 2};
-}
 
 // -- a layer ----------------------------------------------------------------------------------------------------------
 
@@ -113,8 +59,6 @@ struct Tile {  // blocks that are done together
   int64_t first, count;
   int64_t rows(int top) const { return top * count; }
 };
-
-int64_t padded(int64_t rows) { return (rows + ROWS - 1) / ROWS * ROWS; }
 
 struct Place {  // of a block in its map
   int64_t image, top, left;

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from spectrim.kernels.banded import Packed, banded_pointwise, packed
 from spectrim.kernels.building import built
-from spectrim.nn.blockwise import Geometry
+from spectrim.nn.blockwise import Geometry, check_groups
 from spectrim.nn.component import Layer, Spec
 from spectrim.transforms.scans import block_basis
 
@@ -66,14 +66,7 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
 
     def __init__(self, geometry: Geometry, groups: list[tuple[int, int]]) -> None:
         super().__init__()
-        counts = [kept for _, kept in groups]
-        whole = all(type(number) is int and number >= 1 for group in groups for number in group)
-        if not groups or not whole or sum(size for size, _ in groups) != geometry.in_channels:
-            raise ValueError(f"groups must hold {geometry.in_channels} channels in all, got {groups!r}.")
-        if counts != sorted(counts, reverse=True) or counts[0] > geometry.frequencies:
-            raise ValueError(
-                f"groups must keep at most {geometry.frequencies}, fewer from each to the next, got {counts}."
-            )
+        check_groups(geometry, groups)
         self.geometry = geometry
         self.groups = groups
         self.weight = nn.Parameter(torch.zeros(geometry.in_channels, geometry.out_channels))

@@ -113,6 +113,20 @@ def pair(name: str, sides: Sequence[int]) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
+def check_groups(geometry: Geometry, groups: Sequence[tuple[int, int]]) -> None:
+    """Whether groups of channels and what they keep fit the sizes.
+
+    Raises:
+        ValueError: They do not.
+    """
+    counts = [kept for _, kept in groups]
+    whole = all(type(number) is int and number >= 1 for group in groups for number in group)
+    if not groups or not whole or sum(size for size, _ in groups) != geometry.in_channels:
+        raise ValueError(f"groups must hold {geometry.in_channels} channels in all, got {groups!r}.")
+    if counts != sorted(counts, reverse=True) or counts[0] > geometry.frequencies:
+        raise ValueError(f"groups must keep at most {geometry.frequencies}, fewer from each to the next, got {counts}.")
+
+
 def covered(x: Float[Tensor, "batch channel height width"], block: Sequence[int]) -> Tensor:
     """A map continued by its last row and column until the block divides it."""
     below, right = (-side % step for side, step in zip(x.shape[-2:], block, strict=True))

@@ -17,6 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from spectrim.errors import UnsupportedError
 from spectrim.nn.band_groups import GroupedBandsConv2d
+from spectrim.nn.flat_bands import FlatBandsConv2d
 from spectrim.nn.pointwise import BandedPointwiseConv2d
 from spectrim.surgery.channels import still
 from spectrim.surgery.outputs import tensors_in
@@ -89,7 +90,7 @@ def streams(model: nn.Module, inputs: Sequence[Any]) -> list[Stream]:
 def _is_pointwise(module: nn.Module) -> bool:
     if isinstance(module, nn.Conv2d):
         return module.kernel_size == (1, 1) and module.groups == 1
-    return isinstance(module, BandedPointwiseConv2d | GroupedBandsConv2d)
+    return isinstance(module, BandedPointwiseConv2d | GroupedBandsConv2d | FlatBandsConv2d)
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it unannotated

@@ -1,9 +1,5 @@
 """A network as an ONNX file that is checked before it is kept."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,18 +8,23 @@ from torch import Tensor, nn
 import spectrim
 from spectrim.artifact.writer import write_atomically
 from spectrim.errors import SpectrimError, UnsupportedError
+from spectrim.measure.choice import Choice
+from spectrim.measure.onnx_forms import quiet
 from spectrim.training import extras
 
 _TOLERANCE = 1e-3  # of the largest output; float32 through other kernels
 
 
-def export_onnx(model: nn.Module, example: Tensor, out: Path) -> float:
+def export_onnx(model: nn.Module, example: Tensor, out: Path, choices: list[Choice] | None = None) -> float:
     """Write a network with its weights into one ONNX file that takes batches of any size.
+
+    Banded pointwise convolutions get the form that is fastest in onnxruntime, see :func:`spectrim.finalize_`.
 
     Args:
         model: Finalized first where tensors are still coded.
         example: One input.
         out: Where; replaced once the new file has been run in onnxruntime.
+        choices: Gets what was measured of these.
 
     Returns:
         The largest absolute difference between onnxruntime and torch.
@@ -36,9 +37,9 @@ def export_onnx(model: nn.Module, example: Tensor, out: Path) -> float:
     for library in ("onnx", "onnxscript"):
         extras.load(library, extra="onnx", purpose="an ONNX file")
     runtime = extras.load("onnxruntime", extra="onnx", purpose="checking an ONNX file")
-    model = spectrim.finalize_(model).eval()
+    model = spectrim.finalize_(model, example=example, runtime="onnxruntime", choices=choices).eval()
     two = torch.cat([example, example.flip(-1)])  # a batch of one would be taken for a constant
-    with _quiet():
+    with quiet():
         try:
             program = torch.onnx.export(
                 model,
@@ -70,17 +71,3 @@ def export_onnx(model: nn.Module, example: Tensor, out: Path) -> float:
             )
     write_atomically(out, [data])
     return difference
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's warnings about itself."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -1,0 +1,131 @@
+"""How long modules take in onnxruntime, each between the neighbours that such a layer has: many small graphs from one export."""
+
+import importlib.util
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spectrim.errors import UnsupportedError
+
+_FILL_S = 0.002
+
+
+class _Sides(nn.Module):
+    """Modules side by side, each with an input of its own."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.each = nn.ModuleList(modules)
+
+    def forward(self, *inputs: Tensor) -> list[Tensor]:
+        return [module(x) for module, x in zip(self.each, inputs, strict=True)]
+
+
+def between(layer: nn.Module, channels: tuple[int | None, int | None]) -> nn.Module:
+    """A layer with an activation and a depthwise convolution on either side, as in a bottleneck.
+
+    A runtime lays maps out as convolutions like them. What a layer costs that wants them otherwise shows only beside convolutions.
+
+    Args:
+        layer: Reads and writes maps on the sides that are asked for.
+        channels: That it reads and writes; None for a side with nothing on it.
+    """
+
+    def depthwise(count: int) -> nn.Module:
+        conv: nn.Module = nn.utils.skip_init(nn.Conv2d, count, count, 3, padding=1, groups=count)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        for parameter in conv.parameters():
+            nn.init.ones_(parameter)
+        return conv
+
+    before, after = channels
+    chain = [] if before is None else [depthwise(before), nn.ReLU6()]
+    chain += [layer]
+    chain += [] if after is None else [nn.ReLU6(), depthwise(after)]
+    return nn.Sequential(*chain)
+
+
+def onnx_times(modules: Sequence[nn.Module], inputs: Sequence[Tensor], *, rounds: int = 15) -> list[float]:
+    """Milliseconds that each module takes on its input in onnxruntime, on one thread: minima over rounds in which they take turns.
+
+    Args:
+        modules: In evaluation mode.
+        inputs: One for each.
+        rounds: How many figures to take of each; a figure averages as many calls as fill two milliseconds.
+
+    Raises:
+        UnsupportedError: A library is missing, or torch cannot export one of them.
+    """
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UnsupportedError(
+            f"measuring in onnxruntime needs {', '.join(missing)}, which is not installed. Run: pip install 'spectrim[onnx]'"
+        )
+    from onnx.utils import Extractor
+    from onnxruntime import InferenceSession, SessionOptions
+
+    arguments = tuple(x.detach().cpu().contiguous() for x in inputs)
+    names = [f"x{number}" for number in range(len(modules))]
+    outs = [f"y{number}" for number in range(len(modules))]
+    with quiet():
+        try:
+            program = torch.onnx.export(
+                _Sides([module.cpu() for module in modules]).eval(),
+                arguments,
+                dynamo=True,
+                external_data=False,
+                optimize=False,  # the runtime does that, and faster
+                verbose=False,
+                input_names=names,
+                output_names=outs,
+            )
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UnsupportedError(f"torch cannot export what was to be measured in onnxruntime: {reason}") from error
+    assert program is not None  # noqa: S101  # with dynamo=True there is one
+    options = SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    extractor = Extractor(program.model_proto)
+    runs = []
+    for name, out, x in zip(names, outs, arguments, strict=True):
+        piece = extractor.extract_model([name], [out]).SerializeToString()
+        session = InferenceSession(piece, options, providers=["CPUExecutionProvider"])
+        runs.append((session, {name: x.numpy()}))
+    return _minima(runs, rounds)
+
+
+def _minima(runs: Sequence[tuple[Any, dict[str, Any]]], rounds: int) -> list[float]:
+    once = [min(_seconds(session, feed, 1) for _ in range(3)) for session, feed in runs]
+    repeats = [max(1, round(_FILL_S / max(took, 1e-7))) for took in once]
+    best = [float("inf")] * len(runs)
+    for _ in range(rounds):
+        for number, (session, feed) in enumerate(runs):
+            best[number] = min(best[number], _seconds(session, feed, repeats[number]) * 1000)
+    return best
+
+
+def _seconds(session: Any, feed: dict[str, Any], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        session.run(None, feed)
+    return (time.perf_counter() - start) / repeats
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the exporter's warnings about itself."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

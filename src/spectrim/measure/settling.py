@@ -1,0 +1,200 @@
+"""Which inference form each banded convolution of a model gets: measured where the model will run, alone and in chains."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from spectrim.measure.choice import Choice, fastest, inputs_of
+from spectrim.measure.onnx_forms import between, onnx_times
+from spectrim.nn.band_groups import GroupedBandsConv2d
+from spectrim.nn.flat_bands import FlatBandsConv2d
+from spectrim.nn.pointwise import BandedPointwiseConv2d
+from spectrim.surgery.chaining import Chain, chains
+from spectrim.surgery.channels import still
+from spectrim.surgery.edits import replace_module_
+
+_MARGIN = 0.03
+"""By which share of the time a form must beat the plain one."""
+_TOLERANCE = 1e-3
+"""Rounding that another order of summation may cause, relative to the largest output."""
+
+
+def settle_for_onnxruntime_(model: nn.Module, example: Tensor) -> list[Choice]:
+    """Put in the place of each banded convolution the form that onnxruntime runs fastest.
+
+    Where the cut form loses, the layer becomes the dense convolution again: frequencies that were cut come back. A whole stream is
+    chained where that is faster than its layers one by one, and only if the model then computes what it did.
+
+    Args:
+        model: With banded convolutions.
+        example: One batch of the size that it will run on.
+
+    Returns:
+        What was measured in onnxruntime and taken: ``dense`` keeps all frequencies, ``flat`` is :class:`spectrim.nn.FlatBandsConv2d`,
+        ``chained`` that without the transforms inside of a stream. Layers that do not run are not in it, and stay.
+
+    Raises:
+        UnsupportedError: A library is missing, or a form cannot be exported.
+    """
+    for each in [module for module in model.modules() if isinstance(module, GroupedBandsConv2d)]:
+        replace_module_(model, each, _opened(each))
+    banded = {path: each for path, each in model.named_modules() if isinstance(each, BandedPointwiseConv2d)}
+    inputs = inputs_of(model, list(banded), example)
+    banded = {path: layer for path, layer in banded.items() if path in inputs}
+    if not banded:
+        return []
+    linked = chains(model, example)
+    forms = {path: {"dense": _dense(layer), "flat": _flat(layer)} for path, layer in banded.items()}
+    for chain in linked:
+        for path, joined in chain.layers.items():
+            forms[path]["chained"] = joined
+    times = _times(model, example, forms, inputs, linked)
+    chosen = {path: "flat" if each["flat"] < (1 - _MARGIN) * each["dense"] else "dense" for path, each in times.items()}
+    for chain in linked:
+        apart = sum(times[path][chosen[path]] for path in chain.layers)
+        together = sum(times[path]["chained"] for path in chain.layers)
+        if together < (1 - _MARGIN) * apart and _join_(model, chain, example):
+            chosen |= dict.fromkeys(chain.layers, "chained")
+    for path, layer in banded.items():
+        if chosen[path] != "chained":
+            replace_module_(model, layer, forms[path][chosen[path]].train(layer.training))
+    return [Choice(path, tuple(inputs[path].shape), times[path], chosen[path]) for path in banded]
+
+
+def chain_where_faster_(model: nn.Module, example: Tensor) -> list[Choice]:
+    """Chain the streams of banded convolutions that run faster so in torch than their layers one by one.
+
+    Args:
+        model: With banded convolutions; it computes what it did, or is as before.
+        example: One batch of the size and on the device where it will run.
+
+    Returns:
+        What was measured and taken; of a stream together, under the name of the first layer that writes it.
+    """
+    found = []
+    for chain in chains(model, example):
+        apart = _Members(
+            {path: _finalized(model, path) for path in chain.layers}, inputs_of(model, list(chain.layers), example)
+        )
+        back = chain.join_(model)
+        joined = _Members(chain.layers, inputs_of(model, list(chain.layers), example))
+        back()
+        choice = fastest({"apart": apart, "chained": joined}, example, site=chain.stream.writers[0])
+        if choice.taken == "chained" and not _join_(model, chain, example):
+            choice = replace(choice, taken="apart")
+        found.append(choice)
+    return found
+
+
+class _Members(nn.Module):
+    """The layers of a stream, each on the input that it has in the model."""
+
+    def __init__(self, layers: Mapping[str, nn.Module], inputs: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.pairs = [(layer.eval(), inputs[path]) for path, layer in layers.items()]
+
+    def forward(self, _: Tensor) -> None:
+        for layer, x in self.pairs:
+            layer(x)
+
+
+def _opened(groups: GroupedBandsConv2d) -> nn.Module:
+    """The convolution that was finalized into groups."""
+    layer = BandedPointwiseConv2d.from_spec(groups.geometry.to_json())
+    source = groups.source.long()
+    with torch.no_grad():
+        layer.weight[:, source.cpu()] = groups.weight.cpu().T[:, :, None, None].to(layer.weight)
+        if layer.bias is not None and groups.bias is not None:
+            layer.bias.copy_(groups.bias)
+        kept = torch.tensor([kept for size, kept in groups.groups for _ in range(size)], dtype=layer.kept.dtype)
+        layer.kept[source.cpu()] = kept
+    return layer.to(groups.weight.device, groups.weight.dtype).train(groups.training)
+
+
+def _finalized(model: nn.Module, path: str) -> nn.Module:
+    layer = model.get_submodule(path)
+    assert isinstance(layer, BandedPointwiseConv2d)  # noqa: S101 - chains have no others
+    return layer.finalized()
+
+
+def _dense(layer: BandedPointwiseConv2d) -> nn.Module:
+    """The convolution with nothing cut."""
+    whole = BandedPointwiseConv2d.from_spec(layer.geometry.to_json())
+    whole.weight, whole.bias = layer.weight, layer.bias
+    return whole.to(layer.weight.device).finalized()
+
+
+def _flat(layer: BandedPointwiseConv2d) -> nn.Module:
+    kept = layer.kept.long()
+    if bool((kept == layer.geometry.frequencies).all()):
+        return _dense(layer)
+    return FlatBandsConv2d.of(layer.geometry, layer.weight, layer.bias, kept)
+
+
+def _times(
+    model: nn.Module,
+    example: Tensor,
+    forms: Mapping[str, Mapping[str, nn.Module]],
+    inputs: Mapping[str, Tensor],
+    linked: Sequence[Chain],
+) -> dict[str, dict[str, float]]:
+    """Milliseconds of every form, beside what stands on its wide side; all from one export."""
+    backs = [chain.join_(model) for chain in linked]
+    spectra = inputs_of(model, [path for chain in linked for path in chain.stream.readers], example)
+    for back in reversed(backs):
+        back()
+    writers = {path for chain in linked for path in chain.stream.writers}
+    readers = {path for chain in linked for path in chain.stream.readers}
+    names: dict[tuple[str, str], int] = {}
+    plain: dict[tuple[object, ...], int] = {}  # convolutions of the same sizes take the same time
+    modules: list[nn.Module] = []
+    arguments: list[Tensor] = []
+    for path, each in forms.items():
+        channels = inputs[path].shape[1]
+        out = each["dense"].get_parameter("weight").shape[0]
+        for name, form in each.items():
+            sides = (None if path in readers else channels, None if path in writers else out)
+            if isinstance(form, nn.Conv2d):
+                alike = (inputs[path].shape, out, form.stride, form.bias is None, sides)
+                names[path, name] = plain.setdefault(alike, len(modules))
+                if names[path, name] < len(modules):
+                    continue
+            names[path, name] = len(modules)
+            modules.append(between(form, sides).to(inputs[path].dtype))
+            arguments.append(spectra[path] if name == "chained" and path in readers else inputs[path])
+    found: dict[str, dict[str, float]] = {path: {} for path in forms}
+    devices = {parameter.device for parameter in model.parameters()}
+    took = onnx_times(modules, arguments)
+    for (path, name), number in names.items():
+        found[path][name] = took[number]
+    for module in modules:
+        module.to(next(iter(devices)))
+    return found
+
+
+def _join_(model: nn.Module, chain: Chain, example: Tensor) -> bool:
+    """Put a chain in if the model then computes what it did."""
+    with still(model), torch.no_grad():
+        before = _outputs(model, example)
+        back = chain.join_(model)
+        try:
+            after = _outputs(model, example)
+        except (RuntimeError, ValueError):
+            after = []
+        if len(before) == len(after) and all(_close(*pair) for pair in zip(before, after, strict=True)):
+            return True
+        back()
+        return False
+
+
+def _outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
+    return [each for each in tree_leaves(model(example)) if isinstance(each, Tensor) and each.is_floating_point()]
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape or not one.numel():
+        return one.shape == other.shape
+    return bool((one - other).abs().max() <= _TOLERANCE * one.abs().max())
