@@ -3,7 +3,7 @@
     SPECTRIM_DATA=FOLDER python benchmarks/template_cifar10.py                   # train what is missing, then the table
     SPECTRIM_DATA=FOLDER python benchmarks/template_cifar10.py --only '*-48-*' --seeds 0 1 2
     SPECTRIM_DATA=FOLDER python benchmarks/template_cifar10.py --epochs 300 --out runs/long.json
-    python benchmarks/template_cifar10.py --draw                                 # table and plot from the file alone
+    python benchmarks/template_cifar10.py --table                                # from the file alone
 
 The folder holds the images (``cifar10-*.npz``) and ``weights/cifar10-resnet*.safetensors``. All runs of a network have one
 schedule. Results are written after every run; finished runs are skipped and an interrupted one continues from its
@@ -16,6 +16,7 @@ weights on them; so at the same multiply-accumulates it keeps more filters than 
 
 import argparse
 import fnmatch
+import statistics
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,7 +37,6 @@ from spectrim.training.distillation import distilled
 from spectrim.zoo.resnet_cifar import resnet20, resnet56
 
 RESULTS = ROOT / "benchmarks" / "results" / "template_cifar10.json"
-PICTURE = ROOT / "docs" / "_static" / "template_cifar10.png"
 CHECKPOINTS = ROOT / "runs" / "template_cifar10"
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {"resnet20": resnet20, "resnet56": resnet56}
 EPOCHS = {"resnet20": 0.5, "resnet56": 0.25}
@@ -291,6 +291,40 @@ def run(out: Path, only: str, seeds: list[int] | None, epochs: float | None) -> 
 # -- for people -------------------------------------------------------------------------------------------------------
 
 
+def table(results: Mapping[str, Any]) -> str:
+    """A Markdown table: every arm with what is left and its accuracy over the seeds, then what was published."""
+    lines = [
+        "| run | epochs | fewer MACs, % | fewer parameters, % | by equation 3.9, % | accuracy, % | seeds |",
+        "| :-- | --: | --: | --: | --: | --: | --: |",
+    ]
+    entries = results["entries"]
+    for name in dict.fromkeys(each["arm"] for each in sorted(entries, key=lambda e: list(ARMS).index(e["arm"]))):
+        mine = [each for each in entries if each["arm"] == name]
+        dense = results["dense"][mine[0]["network"]]
+        less = [
+            statistics.fmean(100 * (1 - each[key] / dense[key.removesuffix("_by_equation")]) for each in mine)
+            for key in ("macs", "parameters", "parameters_by_equation")
+        ]
+        accuracies = [each["accuracy"] for each in mine]
+        spread = f" ± {statistics.stdev(accuracies):.2f}" if len(mine) > 1 else ""
+        by_equation = "–" if mine[0]["control"] else f"{less[2]:.1f}"
+        lines.append(
+            f"| `{name}` | {mine[0]['epochs']:g} | {less[0]:.1f} | {less[1]:.1f} | {by_equation} | "
+            f"{statistics.fmean(accuracies):.2f}{spread} | {len(mine)} |"
+        )
+    lines += [
+        f"| {each['network']}, {each['what']}, as published | 300 | {each['less_macs']:.1f} | | | {each['accuracy']:.2f} | |"
+        for each in results["published"]
+    ]
+    dense = ", ".join(f"{name} {each['accuracy']:.2f} %" for name, each in results["dense"].items())
+    commits = ", ".join(sorted({str(each["commit"])[:12] for each in entries}))
+    cpu = ", ".join(sorted({str(each["hardware"]["cpu"]) for each in entries}))
+    return (
+        "\n".join(lines)
+        + f"\n\nPretrained: {dense}. {cpu}, torch {entries[0]['versions']['torch']}, commits {commits}."
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
@@ -298,8 +332,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", default="*", help="arms by name, a glob")
     parser.add_argument("--seeds", type=int, nargs="+", help="in place of each arm's own")
     parser.add_argument("--epochs", type=float, help="in place of each network's own")
+    parser.add_argument("--table", action="store_true", help="the table from the file; nothing is trained")
     given = parser.parse_args(arguments)
-    run(given.out, given.only, given.seeds, given.epochs)
+    results = read(given.out) if given.table else run(given.out, given.only, given.seeds, given.epochs)
+    if results is None:
+        raise SystemExit(f"{given.out} does not exist. Run without --table first.")
+    print(table(results))
     return 0
 
 
