@@ -328,7 +328,7 @@ def table(document: Mapping[str, Any]) -> str:
     recipe = (
         ""
         if trained is None
-        else f"; tuned: {trained['epochs']} epochs of Adam at {trained['lr']:g} on the dense network's answers"
+        else f"; tuned: {trained['epochs']} epochs of Adam at {trained['lr']:g} on the dense network's answers and blocks"
     )
     commits = sorted({row["commit"] for row in timed["rows"]})
     note = (
