@@ -37,6 +37,7 @@ LEARN, BATCH = 800, 10
 SMALL = [f"features.{block}.*" for block in range(START, 19)]
 """The layers over maps of 14 x 14 and 7 x 7."""
 RECIPE = {"lr": 1e-4, "epochs": 4, "blocks": 1.0}
+LONGER = {"epochs": 8, "blocks": 3.0}
 DENSE_MACS = 300_774_272
 FINE = 64
 """Levels: the compiled products take any number of different bands."""
@@ -52,7 +53,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "halved": {"keep": 0.25, "block": 2},
     "learned .5, tuned": {"keep": 0.5, "levels": FINE, "learn": True, "tune": True, "rounds": 2},
     "learned .5": {"keep": 0.5, "levels": FINE, "learn": True, "rounds": 2},
-    "uniform .5, tuned": {"keep": 0.5, "levels": 1, "tune": True},
+    "uniform .5, tuned": {"keep": 0.5, "levels": 1, "tune": True, "recipe": LONGER},
+    "uniform .6": {"keep": 0.6, "levels": 1},
+    "uniform .6, tuned": {"keep": 0.6, "levels": 1, "tune": True, "recipe": LONGER},
     "output .3, tuned": {"keep": 0.3, "levels": FINE, "tune": True},
     "halved, tuned": {"keep": 0.25, "block": 2, "tune": True},
 }
@@ -324,11 +327,11 @@ def table(document: Mapping[str, Any]) -> str:
             f"{row['agreement']:.1f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    trained = next((row["recipe"] for row in document["rows"] if row["recipe"]), None)
+    epochs = sorted({row["recipe"]["epochs"] for row in document["rows"] if row["recipe"]})
     recipe = (
-        ""
-        if trained is None
-        else f"; tuned: {trained['epochs']} epochs of Adam at {trained['lr']:g} on the dense network's answers and blocks"
+        f"; tuned: {' or '.join(map(str, epochs))} epochs of Adam on the dense network's answers and blocks"
+        if epochs
+        else ""
     )
     commits = sorted({row["commit"] for row in timed["rows"]})
     note = (
