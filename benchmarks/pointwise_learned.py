@@ -30,35 +30,41 @@ from spectrim.nn import cut_offs
 RUNS = Path(__file__).parent.parent / "runs" / "pointwise_learned"
 START = 8
 """The block of features with which the trained part begins; its maps are 14 x 14, and nothing before it is cut."""
-VIEWS = 6
+VIEWS = 4
 """Crops of each image; the first is the whole image."""
 LEARN, BATCH = 800, 10
 """Hyper-parameters are chosen on the images behind the first ``LEARN``; then all 1,000 are trained on."""
 SMALL = [f"features.{block}.*" for block in range(START, 19)]
 """The layers over maps of 14 x 14 and 7 x 7."""
-RECIPE = {"lr": 1e-4, "epochs": 3}
+RECIPE = {"lr": 1e-4, "epochs": 4, "blocks": 1.0}
+LONGER = {"epochs": 8, "blocks": 3.0}
 DENSE_MACS = 300_774_272
 FINE = 64
 """Levels: the compiled products take any number of different bands."""
 ARMS: dict[str, dict[str, Any]] = {
-    "output .5": {"keep": 0.5, "levels": FINE},
     "output .5, tuned": {"keep": 0.5, "levels": FINE, "tune": True},
+    "output .4, tuned": {"keep": 0.4, "levels": FINE, "tune": True},
+    "output .6, tuned": {"keep": 0.6, "levels": FINE, "tune": True},
+    "output .5": {"keep": 0.5, "levels": FINE},
+    "output .4": {"keep": 0.4, "levels": FINE},
+    "output .6": {"keep": 0.6, "levels": FINE},
     "energy .5": {"keep": 0.5, "levels": FINE, "score": "energy"},
     "uniform .5": {"keep": 0.5, "levels": 1},
-    "output .4, tuned": {"keep": 0.4, "levels": FINE, "tune": True},
-    "learned .4, tuned": {"keep": 0.4, "levels": FINE, "learn": True, "tune": True, "rounds": 2},
     "halved": {"keep": 0.25, "block": 2},
-    "output .4": {"keep": 0.4, "levels": FINE},
-    "energy .4": {"keep": 0.4, "levels": FINE, "score": "energy"},
-    "uniform .4": {"keep": 0.4, "levels": 1},
-    "output .6": {"keep": 0.6, "levels": FINE},
-    "learned .4": {"keep": 0.4, "levels": FINE, "learn": True, "rounds": 2},
+    "learned .5, tuned": {"keep": 0.5, "levels": FINE, "learn": True, "tune": True, "rounds": 2},
+    "learned .5": {"keep": 0.5, "levels": FINE, "learn": True, "rounds": 2},
+    "uniform .5, tuned": {"keep": 0.5, "levels": 1, "tune": True, "recipe": LONGER},
+    "uniform .6": {"keep": 0.6, "levels": 1},
+    "uniform .6, tuned": {"keep": 0.6, "levels": 1, "tune": True, "recipe": LONGER},
     "output .3, tuned": {"keep": 0.3, "levels": FINE, "tune": True},
-    "uniform .4, tuned": {"keep": 0.4, "levels": 1, "tune": True},
     "halved, tuned": {"keep": 0.25, "block": 2, "tune": True},
 }
 """In the order of their weight."""
-TRIALS = ({"lr": 1e-4, "epochs": 1}, {"lr": 3e-4, "epochs": 1})
+TRIALS = (
+    {"lr": 1e-4, "epochs": 1, "blocks": 0.0},
+    {"lr": 1e-4, "epochs": 1, "blocks": 1.0},
+    {"lr": 3e-4, "epochs": 1, "blocks": 1.0},
+)
 
 
 class Tail(nn.Module):
@@ -70,23 +76,32 @@ class Tail(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits."""
-        logits: Tensor = self.classifier(self.features(x).mean((2, 3)))
-        return logits
+        return self.blocks(x)[-1]
+
+    def blocks(self, x: Tensor) -> list[Tensor]:
+        """What each block writes, and the logits."""
+        found = [x]
+        for block in self.features:
+            found.append(block(found[-1]))
+        return [*found[1:], self.classifier(found[-1].mean((2, 3)))]
 
 
-def crops(images: Tensor, view: int) -> Tensor:
-    """Bytes (N, 224, 224, 3) as the network wants them: the whole for view 0, else a random part of it, at times mirrored."""
+def squeezed(images: Tensor, view: int) -> Tensor:
+    """Bytes (N, 224, 224, 3) as the network wants them: as they are for view 0, else made smaller and continued by reflection.
+
+    The validation images are whole photographs squeezed into a square, so they hold higher frequencies than the centres of these
+    do. Enlarged crops, the usual augmentation, hold lower ones, and teach the network that the high ones are not needed.
+    """
     if view == 0:
         return prepared(images)
     generator = torch.Generator().manual_seed(view)
     found = []
     for image in prepared(images):
-        area = 0.5 + 0.5 * torch.rand((), generator=generator)
-        side = round(224 * math.sqrt(area))
-        top, left, flip = (int(torch.randint(0, high, (), generator=generator)) for high in (225 - side, 225 - side, 2))
-        part = image[None, :, top : top + side, left : left + side]
-        part = F.interpolate(part, size=(224, 224), mode="bilinear", antialias=True, align_corners=False)
-        found.append(part.flip(3) if flip else part)
+        down, across = (224 - torch.randint(0, 80, (2,), generator=generator)).tolist()
+        part = F.interpolate(image[None], size=(down, across), mode="bilinear", antialias=True, align_corners=False)
+        above, before = (int(torch.randint(0, 225 - side, (), generator=generator)) for side in (down, across))
+        part = F.pad(part, (before, 224 - across - before, above, 224 - down - above), mode="reflect")
+        found.append(part.flip(3) if torch.rand((), generator=generator) < 0.5 else part)
     return torch.cat(found).contiguous(memory_format=torch.channels_last)
 
 
@@ -96,7 +111,7 @@ def seen(dense: nn.Module, images: Tensor, view: int, name: str) -> dict[str, Te
     path = RUNS / f"{name}-{view}.pt"
     if not path.exists():
         tail, parts = Tail(dense), []
-        for part in crops(images, view).split(8):
+        for part in squeezed(images, view).split(8):
             x = dense.features[:START](part)
             parts.append((x.contiguous().half(), tail(x).half()))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +119,11 @@ def seen(dense: nn.Module, images: Tensor, view: int, name: str) -> dict[str, Te
         print("views", name, view, flush=True)
     found: dict[str, Tensor] = torch.load(path)
     return found
+
+
+def calibration(images: Tensor) -> list[Tensor]:
+    """Batches of every other one of some images, each as the validation images look."""
+    return [*squeezed(images[::2], VIEWS).split(20)]
 
 
 def batches(views: list[dict[str, Tensor]], epoch: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -120,10 +140,22 @@ def divergence(logits: Tensor, teacher: Tensor) -> Tensor:
     return F.kl_div(logits.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True)
 
 
+def apart(found: list[Tensor], wanted: list[Tensor]) -> Tensor:
+    """How far the blocks are from those of the dense network: squared, relative to the square of those, summed over the blocks."""
+    return torch.stack([(a - b).square().sum() / b.square().sum() for a, b in zip(found, wanted, strict=True)]).sum()
+
+
 def train_(
-    net: nn.Module, views: list[dict[str, Tensor]], count: int, recipe: Mapping[str, Any], *, tune: bool
+    net: nn.Module,
+    dense: nn.Module,
+    views: list[dict[str, Tensor]],
+    count: int,
+    recipe: Mapping[str, Any],
+    *,
+    tune: bool,
 ) -> None:
-    """Teach the tail what the dense network answers; the bands too, where they are learned."""
+    """Teach the tail what the dense network answers, and what its blocks write; the bands too, where they are learned."""
+    teacher = Tail(dense).eval()
     net.requires_grad_(requires_grad=False)
     tail = Tail(net).train().to(memory_format=torch.contiguous_format)  # in which the transforms copy less
     thetas = cut_offs(net)
@@ -139,9 +171,12 @@ def train_(
             if tune:
                 curve = 0.5 * (1 + math.cos(math.pi * step / steps))
                 optimizer.param_groups[-1]["lr"] = recipe["lr"] * curve * min(1, (step + 1) / 20)
-            loss = divergence(tail(x), logits)
+            *blocks, answer = tail.blocks(x)
+            with torch.no_grad():
+                wanted = teacher.blocks(x)[:-1]
+            loss = divergence(answer, logits)
             total += loss.item()
-            loss = loss + st.penalty(net)
+            loss = loss + recipe["blocks"] * apart(blocks, wanted) + st.penalty(net)
             optimizer.zero_grad()
             if loss.requires_grad:
                 loss.backward()
@@ -185,15 +220,15 @@ def compared(found: Tensor, dense: Tensor, labels: Tensor) -> dict[str, Any]:
 
 def search(dense: nn.Module, images: Tensor, views: list[dict[str, Tensor]]) -> list[dict[str, Any]]:
     """Each trial on the first images, judged by the rest."""
-    held = {key: value[LEARN:] for key, value in views[0].items()}
+    held = {key: value[LEARN:] for key, value in views[1].items()}
     rows = []
     calibrated = st.compress_(
-        copy.deepcopy(dense), method(ARMS["output .4"]), where=SMALL, calibration=prepared(images[:LEARN:4])
+        copy.deepcopy(dense), method(ARMS["output .4"]), where=SMALL, calibration=calibration(images[:LEARN])
     )
     for trial in ({}, *TRIALS):
         net = copy.deepcopy(calibrated)
         if trial:
-            train_(net, views, LEARN, trial, tune=True)
+            train_(net, dense, views, LEARN, trial, tune=True)
         logits, teacher = answers(net, held), held["logits"].float()
         agreement = (logits.argmax(1) == teacher.argmax(1)).double().mean().item()
         rows.append({**trial, "divergence": divergence(logits, teacher).item(), "agreement": 100 * agreement})
@@ -219,6 +254,8 @@ def main() -> None:
     trials = document["search"]
 
     def write() -> None:
+        if there.exists():  # another process may have trained other arms meanwhile
+            rows.update({row["name"]: row for row in json.loads(there.read_text(encoding="utf-8"))["rows"]} | rows)
         rounds.write(
             "pointwise_learned",
             list(rows.values()),
@@ -243,11 +280,11 @@ def main() -> None:
         print(name, flush=True)
         started, recipe = time.perf_counter(), RECIPE | arm.get("recipe", {})
         net = copy.deepcopy(dense)
-        plan = st.plan(net, method(arm), where=arm.get("where", SMALL), calibration=prepared(images[::16]))
+        plan = st.plan(net, method(arm), where=arm.get("where", SMALL), calibration=calibration(images))
         plan.apply_(net)
         tune, trained = arm.get("tune", False), arm.get("tune", False) or arm.get("learn", False)
         if trained:
-            train_(net, views, len(images), recipe, tune=tune)
+            train_(net, dense, views, len(images), recipe, tune=tune)
         st.save(net, path, dtype=torch.float32)
         found = answers(net, known).argmax(1)
         torch.save(found, path.with_suffix(".pt"))
@@ -290,11 +327,11 @@ def table(document: Mapping[str, Any]) -> str:
             f"{row['agreement']:.1f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    trained = next((row["recipe"] for row in document["rows"] if row["recipe"]), None)
+    epochs = sorted({row["recipe"]["epochs"] for row in document["rows"] if row["recipe"]})
     recipe = (
-        ""
-        if trained is None
-        else f"; tuned: {trained['epochs']} epochs of Adam at {trained['lr']:g} on the dense network's answers"
+        f"; tuned: {' or '.join(map(str, epochs))} epochs of Adam on the dense network's answers and blocks"
+        if epochs
+        else ""
     )
     commits = sorted({row["commit"] for row in timed["rows"]})
     note = (
