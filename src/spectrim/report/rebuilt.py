@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from spectrim.errors import ArtifactError
 from spectrim.nn.component import components
 from spectrim.nn.reconstructed import TemplateConv
 from spectrim.report.charts import Chart, drawn
@@ -47,9 +48,17 @@ class Rebuilt:
             template: For each output the row of its template.
             turned: For each output that of its transformation; below 0 for a template.
             live: While filters are still being rebuilt rows are outputs; in a file rows count the templates alone.
+
+        Raises:
+            ValueError: They are not those of a layer.
         """
         own = [output for output, row in enumerate(turned) if row < 0]
-        place = {output: output for output in own} if live else {template[output]: output for output in own}
+        if len(template) != len(turned):
+            raise ValueError(f"{len(template)} templates, {len(turned)} transformations")
+        place = {(output if live else template[output]): output for output in own}
+        strange = {row for row in template if row not in place}
+        if strange:
+            raise ValueError(f"no output is the template in row {min(strange)}")
         made = {output: place[template[output]] for output, row in enumerate(turned) if row >= 0}
         return cls(site=site, family=str(spec["family"]), groups=int(spec["groups"]), filters=len(template), made=made)
 
@@ -88,12 +97,21 @@ def rebuilt_parts(specs: Mapping[str, Mapping[str, Any]], tensors: Mapping[str, 
     Args:
         specs: Of its template convolutions, by dotted name.
         tensors: Of the file, by dotted name.
+
+    Raises:
+        ArtifactError: They do not fit each other; names the layer.
     """
-    return tuple(
-        Rebuilt.of(path, spec, *(tensors[f"{path}.{name}"].tolist() for name in ("template", "turned")),
-                   live=spec.get("rebuilding") is not None)
-        for path, spec in specs.items()
-    )  # fmt: skip
+    found = []
+    for path, spec in specs.items():
+        prefix = f"{path}." if path else ""
+        try:
+            rows = [tensors[f"{prefix}{name}"].tolist() for name in ("template", "turned")]
+            found.append(Rebuilt.of(path, spec, *rows, live=spec.get("rebuilding") is not None))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(
+                f"the layer {path!r}: what its filters are rebuilt from cannot be read ({error}). The file is damaged; get it again."
+            ) from error
+    return tuple(found)
 
 
 def samples(model: nn.Module, *, count: int = _SHOWN) -> list[dict[str, Any]]:
@@ -107,7 +125,7 @@ def samples(model: nn.Module, *, count: int = _SHOWN) -> list[dict[str, Any]]:
         return []
     path, layer = max(layers, key=lambda pair: len(pair[1].pruned))
     (row,) = (each for each in rebuilt_layers(model) if each.site == path)
-    firsts = {template: output for output, template in reversed(row.made.items())}.values()
+    firsts = {template: output for output, template in reversed(list(row.made.items()))}.values()
     order = [*sorted(firsts), *(output for output in row.made if output not in set(firsts))]
     filters, maps = layer.filters().detach().double().cpu(), layer.maps().detach().double().cpu()
     found = []
