@@ -7,7 +7,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from spectrim.artifact import read_structure
+from spectrim.artifact import read
 from spectrim.calibration import Calibration
 from spectrim.errors import SiteError
 from spectrim.measure.choice import Choice, faster, fastest, inputs_of
@@ -17,9 +17,11 @@ from spectrim.methods.cfdp import CFDP
 from spectrim.methods.method import Method
 from spectrim.methods.pointwise_pruning import PointwisePruning
 from spectrim.nn.component import KINDS, Component, Layer, components
+from spectrim.nn.reconstructed import TemplateConv
 from spectrim.report.channels import ChannelInspection
 from spectrim.report.frequencies import FrequencyInspection
 from spectrim.report.inspection import Inspection, inspect_model, inspect_parts
+from spectrim.report.rebuilt import rebuilt_parts
 from spectrim.surgery.arranging import sort_channels_
 from spectrim.surgery.edits import plain_parameter, replace_module_, replace_tensor_
 from spectrim.surgery.plan import Plan
@@ -245,7 +247,9 @@ def inspect(what: nn.Module | str | os.PathLike[str]) -> Inspection:
     """
     if isinstance(what, nn.Module):
         return inspect_model(what)
-    structure = read_structure(what)
+    artifact = read(what)
+    structure = artifact.structure
+    templates = {each.path: each.spec for each in structure.components if each.kind == TemplateConv.kind}
     return inspect_parts(
         Path(what).name,
         components=[
@@ -260,6 +264,7 @@ def inspect(what: nn.Module | str | os.PathLike[str]) -> Inspection:
         ],
         tensors=[(each.name, each.shape, each.nbytes) for each in structure.tensors],
         header=Path(what).stat().st_size - structure.payload - structure.plain,
+        rebuilt=rebuilt_parts(templates, artifact.tensors),
     )
 
 
