@@ -140,13 +140,13 @@ def network(library: str, name: str) -> tuple[nn.Module, Tensor]:
 
 
 def lively(model: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
-    """In float64, with norms and scales that tell channels apart, so that a wrong one shows."""
+    """In float64, with norms and scales that tell channels apart and no matrix of zeros, so that a wrong channel shows."""
     model, x = model.double(), x.double()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if (parameter.ndim == 1 and name.endswith("weight")) or "gamma" in name or "layer_scale" in name:
                 nn.init.uniform_(parameter, 0.5, 1.5)
-            elif parameter.ndim == 1:
+            elif parameter.ndim == 1 or not parameter.any():
                 nn.init.normal_(parameter, std=0.1)
         for name, buffer in model.named_buffers():
             if name.endswith("running_mean"):
