@@ -7,6 +7,8 @@
 statistics, float64, half of the channels of every group, and only the classifier left alone. Each runs in a process of its own with a limit on
 its processor time. The oracle: the cut network's output against that of the whole network in which what reads a removed channel has
 zeros for it. torch-pruning (magnitudes, the same half, multiples of 8, classifier ignored) has to leave a network that still runs and is smaller.
+A network *hangs* when it uses up the limit on the processor; one that has not had so much of it after half an hour, on a busy machine, is
+*unfinished*, and the next run tries again.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import copy
 import json
 import multiprocessing
 import resource
+import signal
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -32,7 +35,8 @@ from spectrim.surgery.prune import PruneChannels, silenced
 NAME = "cfdp_coverage"
 LIMIT = 60
 """Seconds of the processor for planning, cutting and comparing, or for torch-pruning's whole job."""
-_WALL = 8 * LIMIT
+_WALL = 30 * 60
+"""Seconds of the clock for a process, whatever else the machine does."""
 _CLASSES = 1000
 NETWORKS = {
     "torchvision": [
@@ -136,13 +140,13 @@ def network(library: str, name: str) -> tuple[nn.Module, Tensor]:
 
 
 def lively(model: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
-    """In float64, with norms and scales that tell channels apart, so that a wrong one shows."""
+    """In float64, with norms and scales that tell channels apart and no matrix of zeros, so that a wrong channel shows."""
     model, x = model.double(), x.double()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if (parameter.ndim == 1 and name.endswith("weight")) or "gamma" in name or "layer_scale" in name:
                 nn.init.uniform_(parameter, 0.5, 1.5)
-            elif parameter.ndim == 1:
+            elif parameter.ndim == 1 or not parameter.any():
                 nn.init.normal_(parameter, std=0.1)
         for name, buffer in model.named_buffers():
             if name.endswith("running_mean"):
@@ -235,20 +239,34 @@ def alone(work: Callable[[str, str], dict[str, Any]], library: str, name: str) -
     process = context.Process(target=inside, args=(sender,))
     process.start()
     sender.close()
+    if not receiver.poll(_WALL):
+        process.kill()
+        process.join()
+        return {"outcome": "unfinished", "error": f"more than {_WALL} s of the clock", "seconds": None}
     try:
-        found = receiver.recv() if receiver.poll(_WALL) else None
+        return receiver.recv()
     except EOFError:
-        found = None
-    process.kill()
-    process.join()
-    return found or {"outcome": "hangs", "error": f"more than {LIMIT} s of the processor", "seconds": LIMIT}
+        process.join()
+        return ended(process.exitcode)
+    finally:
+        process.kill()
+        process.join()
+
+
+def ended(code: int | None) -> dict[str, Any]:
+    """What became of a process that ended without a result."""
+    if code == -signal.SIGXCPU:
+        return {"outcome": "hangs", "error": f"more than {LIMIT} s of the processor", "seconds": LIMIT}
+    return {"outcome": "dies", "error": f"the process ended with code {code}", "seconds": None}
 
 
 # -- for people -------------------------------------------------------------------------------------------------------
 
 
-def _summed(rows: list[Mapping[str, Any]], who: str) -> str:
+def _summed(rows: list[Mapping[str, Any]], who: str, listed: int) -> str:
+    """How many are cut and so on, and how many nobody has tried yet."""
     counts = collections.Counter(row[who]["outcome"] for row in rows if who in row)
+    counts += collections.Counter({"not tried yet": listed - counts.total()})
     return ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
 
 
@@ -259,15 +277,15 @@ def _change(found: Mapping[str, Any]) -> str:
 
 def table(document: Mapping[str, Any]) -> str:
     """A row for each network."""
-    rows = document["rows"]
+    rows, listed = document["rows"], document["listed"]
     lines = [
-        f"Of {len(rows)} networks, CFDP: {_summed(rows, 'ours')}; torch-pruning: {_summed(rows, 'peer')}.",
+        f"Of {listed} networks, CFDP: {_summed(rows, 'ours', listed)}; torch-pruning: {_summed(rows, 'peer', listed)}.",
         "",
         "| network | side | CFDP | parameters | s | difference | left alone | torch-pruning | parameters | s |",
         "| :-- | --: | :-- | --: | --: | --: | :-- | :-- | --: | --: |",
     ]
     for row in rows:
-        mine, other = row["ours"], row.get("peer")
+        mine, other = row.get("ours", {"outcome": "not tried yet", "error": "–"}), row.get("peer")
         cells = [f"`{row['library']}:{row['name']}`", str(mine.get("side", "–")), mine["outcome"]]
         if mine["outcome"] in {"cut", "whole"}:
             left = "; ".join(
@@ -281,12 +299,14 @@ def table(document: Mapping[str, Any]) -> str:
         elif other["outcome"] in {"cut", "whole"}:
             cells += [other["outcome"], _change(other), f"{other['seconds']:.1f}"]
         else:
-            cells += [f"{other['outcome']}: {other['error'].replace('|', '/')[:80]}", "–", f"{other['seconds']:.1f}"]
+            seconds = other.get("seconds")
+            cells += [f"{other['outcome']}: {other['error'].replace('|', '/')[:80]}", "–"]
+            cells += ["–" if seconds is None else f"{seconds:.1f}"]
         lines.append(f"| {' | '.join(cells)} |")
     hardware, versions = document["hardware"], document["versions"]
     note = (
-        f"{hardware.get('cpu', 'unknown processor')}, torch {versions.get('torch', '?')}, torchvision {document['libraries']['torchvision']}, timm "
-        f"{document['libraries']['timm']}, torch-pruning {document['libraries']['torch-pruning']}, commit {document['commit']}; seconds of the processor, at most "
+        f"{hardware.get('cpu', 'unknown processor')}, torch {versions.get('torch', '?')}, torchvision {versions['torchvision']}, timm "
+        f"{versions['timm']}, torch-pruning {versions['torch-pruning']}, commit {document['commit']}; seconds of the processor, at most "
         f"{document['limit']}. *half-cut*: an error, and the shapes of the model are no longer what they were."
     )
     return "\n".join([*lines, "", note])
@@ -309,16 +329,11 @@ def main() -> None:
     parser.add_argument("--who", nargs="+", choices=["ours", "peer"], default=["ours", "peer"])
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time (default: %(default)s)")
     chosen = parser.parse_args()
-    import timm
-    import torch_pruning
-    import torchvision
+    import timm  # noqa: F401 - for the processes to come
+    import torch_pruning  # noqa: F401
+    import torchvision  # noqa: F401
 
     torch.set_num_threads(1)
-    libraries = {
-        "torchvision": torchvision.__version__,
-        "timm": timm.__version__,
-        "torch-pruning": torch_pruning.__version__,
-    }
     file = RESULTS / f"{NAME}.json"
     rows = (
         {(row["library"], row["name"]): row for row in json.loads(file.read_text("utf-8"))["rows"]}
@@ -330,7 +345,8 @@ def main() -> None:
         (who, key)
         for who in chosen.who
         for key in every
-        if (not chosen.only or ":".join(key) in chosen.only) and who not in rows.get(key, {})
+        if (not chosen.only or ":".join(key) in chosen.only)
+        and rows.get(key, {}).get(who, {"outcome": "unfinished"})["outcome"] == "unfinished"
     ]
     with ThreadPoolExecutor(chosen.jobs) as pool:
         running = {pool.submit(alone, ours if who == "ours" else peer, *key): (who, key) for who, key in wanted}
@@ -340,7 +356,7 @@ def main() -> None:
             print(*key, who, done.result(), flush=True)
             if not chosen.only:
                 ordered = [rows[each] for each in every if each in rows]
-                write(NAME, ordered, seed=0, limit=LIMIT, libraries=libraries)
+                write(NAME, ordered, seed=0, limit=LIMIT, listed=len(every))
 
 
 if __name__ == "__main__":

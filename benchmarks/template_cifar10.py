@@ -3,7 +3,7 @@
     SPECTRIM_DATA=FOLDER python benchmarks/template_cifar10.py                   # train what is missing, then the table
     SPECTRIM_DATA=FOLDER python benchmarks/template_cifar10.py --only '*-48-*' --seeds 0 1 2
     SPECTRIM_DATA=FOLDER python benchmarks/template_cifar10.py --epochs 300 --out runs/long.json
-    python benchmarks/template_cifar10.py --table                                # from the file alone
+    python benchmarks/template_cifar10.py --draw                                 # table and plot from the file alone
 
 The folder holds the images (``cifar10-*.npz``) and ``weights/cifar10-resnet*.safetensors``. All runs of a network have one
 schedule. Results are written after every run; finished runs are skipped and an interrupted one continues from its
@@ -37,6 +37,7 @@ from spectrim.training.distillation import distilled
 from spectrim.zoo.resnet_cifar import resnet20, resnet56
 
 RESULTS = ROOT / "benchmarks" / "results" / "template_cifar10.json"
+PICTURE = ROOT / "docs" / "_static" / "template_cifar10.png"
 CHECKPOINTS = ROOT / "runs" / "template_cifar10"
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {"resnet20": resnet20, "resnet56": resnet56}
 EPOCHS = {"resnet20": 0.5, "resnet56": 0.25}
@@ -325,6 +326,73 @@ def table(results: Mapping[str, Any]) -> str:
     )
 
 
+def draw(results: Mapping[str, Any], picture: Path) -> None:
+    """Accuracy against multiply-accumulates, and the ways to reach one budget side by side; every seed is a dot."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    entries = results["entries"]
+    names = [name for name in NETWORKS if any(each["network"] == name for each in entries)]
+    figure, grid = plt.subplots(
+        len(names),
+        2,
+        figsize=(9.2, 3.7 * len(names)),
+        dpi=160,
+        layout="constrained",
+        squeeze=False,
+        width_ratios=(1.15, 1),
+    )
+    for name, (curve, ways) in zip(names, grid, strict=True):
+        mine = [each for each in entries if each["network"] == name and each["epochs"] == EPOCHS[name]]
+        dense = results["dense"][name]
+        plain = [each for each in mine if not each["settings"] and not each["distillation"]]
+        for label, control, colour in (("rebuilt", False, "#0b6e99"), ("pruned", True, "#b5651d")):
+            points = sorted(
+                (100 * (1 - each["macs"] / dense["macs"]), each["accuracy"])
+                for each in plain if each["less_macs"] and each["control"] == control
+            )  # fmt: skip
+            curve.plot(
+                *zip(*points, strict=True), "o-", color=colour, ms=5, lw=1.3, label=f"{label}, {EPOCHS[name]:g} epochs"
+            )
+        curve.axhline(dense["accuracy"], color="0.45", lw=1, ls=":", label="pretrained, dense")
+        published = [(each["less_macs"], each["accuracy"]) for each in results["published"] if each["less_macs"]]
+        curve.plot(
+            *zip(*published, strict=True),
+            "s--",
+            color="0.55",
+            mfc="none",
+            ms=4.5,
+            lw=1,
+            label="ResNet-56 as published, 300 epochs",
+        )
+        curve.set_xlabel("fewer multiply-accumulates, %", fontsize=9)
+        curve.set_ylabel("accuracy, %", fontsize=9)
+        curve.set_title(f"{name}, CIFAR-10", fontsize=9, loc="left")
+        curve.legend(frameon=False, fontsize=8)
+        arms = {}
+        for each in mine:
+            if each["less_macs"] == 48:
+                arms.setdefault(each["arm"].removeprefix(f"{name}-48-"), []).append(each["accuracy"])
+        ranked = sorted(arms, key=lambda arm: statistics.fmean(arms[arm]))
+        for place, arm in enumerate(ranked):
+            ways.plot(
+                arms[arm], [place] * len(arms[arm]), "o", ms=5.5, color="#b5651d" if arm == "pruned" else "#0b6e99"
+            )
+        ways.set_yticks(range(len(ranked)), ranked)
+        ways.set_xlabel("accuracy, %", fontsize=9)
+        ways.set_title("at 48 % fewer", fontsize=9, loc="left")
+        for axes in (curve, ways):
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(color="0.92")
+            axes.set_axisbelow(True)
+            axes.tick_params(labelsize=8)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(picture)
+    plt.close(figure)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
@@ -332,12 +400,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", default="*", help="arms by name, a glob")
     parser.add_argument("--seeds", type=int, nargs="+", help="in place of each arm's own")
     parser.add_argument("--epochs", type=float, help="in place of each network's own")
-    parser.add_argument("--table", action="store_true", help="the table from the file; nothing is trained")
+    parser.add_argument("--draw", action="store_true", help="table and plot from the file; nothing is trained")
     given = parser.parse_args(arguments)
-    results = read(given.out) if given.table else run(given.out, given.only, given.seeds, given.epochs)
+    results = read(given.out) if given.draw else run(given.out, given.only, given.seeds, given.epochs)
     if results is None:
-        raise SystemExit(f"{given.out} does not exist. Run without --table first.")
+        raise SystemExit(f"{given.out} does not exist. Run without --draw first.")
     print(table(results))
+    draw(results, PICTURE)
     return 0
 
 

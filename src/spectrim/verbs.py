@@ -7,18 +7,21 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from spectrim.artifact import read_structure
+from spectrim.artifact import read
 from spectrim.calibration import Calibration
 from spectrim.errors import SiteError
 from spectrim.measure.choice import Choice, faster, fastest, inputs_of
+from spectrim.measure.forms import fastest_in_onnxruntime
 from spectrim.measure.settling import chain_where_faster_, settle_for_onnxruntime_
 from spectrim.methods.cfdp import CFDP
 from spectrim.methods.method import Method
 from spectrim.methods.pointwise_pruning import PointwisePruning
 from spectrim.nn.component import KINDS, Component, Layer, components
+from spectrim.nn.reconstructed import TemplateConv
 from spectrim.report.channels import ChannelInspection
 from spectrim.report.frequencies import FrequencyInspection
 from spectrim.report.inspection import Inspection, inspect_model, inspect_parts
+from spectrim.report.rebuilt import rebuilt_parts
 from spectrim.surgery.arranging import sort_channels_
 from spectrim.surgery.edits import plain_parameter, replace_module_, replace_tensor_
 from spectrim.surgery.plan import Plan
@@ -139,9 +142,9 @@ def finalize_(
     Args:
         model: With components in it; copies of it stay as they are.
         example: One batch of the size and on the device where the model will run.
-        runtime: Where it will run. With ``onnxruntime``, for a model that is exported next, banded convolutions are measured there, on one
-            thread. One that loses to the dense convolution becomes it again, with the frequencies that were cut; all others compute what
-            they did.
+        runtime: Where it will run. With ``onnxruntime``, for a model that is exported next, banded convolutions and reconstructed filters
+            are measured there, on one thread. A banded one that loses to the dense convolution becomes it again, with the frequencies
+            that were cut; all others compute what they did.
         choices: If given, what was measured of each layer that is a component is added to it.
 
     Returns:
@@ -175,9 +178,9 @@ def finalize_(
         settle_ = chain_where_faster_ if there else settle_for_onnxruntime_
         choices = [] if choices is None else choices
         choices.extend(settle_(model, example))
-    faster_forms = (
-        _layer_forms(model, example, choices) if there and example is not None and choices is not None else {}
-    )
+        faster_forms = _layer_forms(model, example, choices, compiled=there)
+    else:
+        faster_forms = {}
     for path, component in list(components(model)):
         final = faster_forms.get(path) or cast(Layer, component).finalized()
         if final is not component:
@@ -185,18 +188,24 @@ def finalize_(
     return model
 
 
-def _layer_forms(model: nn.Module, example: Tensor, choices: list[Choice]) -> dict[str, nn.Module]:
-    """For each layer that also has other inference forms, the fastest of all on its real input."""
+def _layer_forms(model: nn.Module, example: Tensor, choices: list[Choice], *, compiled: bool) -> dict[str, nn.Module]:
+    """For each layer that also has other inference forms, the fastest of all on its real input: here, or in onnxruntime, which has no compiled ones."""
     layers = {path: cast(Layer, each) for path, each in components(model)}
-    others = {path: forms for path, layer in layers.items() if (forms := layer.alternatives())}
-    found: dict[str, nn.Module] = {}
-    for path, x in inputs_of(model, list(others), example).items():
-        forms = {"dense": layers[path].finalized()} | others[path]
-        training = layers[path].training
-        choice = fastest({name: form.eval() for name, form in forms.items()}, x, site=path)
-        choices.append(choice)
-        found[path] = forms[choice.taken].train(training)
-    return found
+    others = {path: own for path, layer in layers.items() if (own := layer.alternatives(compiled=compiled))}
+    inputs = inputs_of(model, list(others), example)
+    forms: dict[str, dict[str, nn.Module]] = {
+        path: {"dense": layers[path].finalized()} | others[path] for path in inputs
+    }
+    training = {path: layers[path].training for path in forms}
+    for form in (form for each in forms.values() for form in each.values()):
+        form.eval()
+    if compiled:
+        found = [fastest(forms[path], x, site=path) for path, x in inputs.items()]
+    else:
+        wide = {path: each["dense"].get_parameter("weight").shape[0] for path, each in forms.items()}
+        found = fastest_in_onnxruntime(forms, inputs, wide)
+    choices.extend(found)
+    return {choice.site: forms[choice.site][choice.taken].train(training[choice.site]) for choice in found}
 
 
 def _measured(model: nn.Module, example: Tensor) -> dict[str, nn.Module]:
@@ -238,7 +247,9 @@ def inspect(what: nn.Module | str | os.PathLike[str]) -> Inspection:
     """
     if isinstance(what, nn.Module):
         return inspect_model(what)
-    structure = read_structure(what)
+    artifact = read(what)
+    structure = artifact.structure
+    templates = {each.path: each.spec for each in structure.components if each.kind == TemplateConv.kind}
     return inspect_parts(
         Path(what).name,
         components=[
@@ -253,6 +264,7 @@ def inspect(what: nn.Module | str | os.PathLike[str]) -> Inspection:
         ],
         tensors=[(each.name, each.shape, each.nbytes) for each in structure.tensors],
         header=Path(what).stat().st_size - structure.payload - structure.plain,
+        rebuilt=rebuilt_parts(templates, artifact.tensors),
     )
 
 

@@ -264,6 +264,36 @@ def test_bad_calibration_is_refused_and_the_model_stays(calibration, error, mess
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
 
 
+class Choosy(nn.Sequential):
+    """Looks at numbers that it computed, and gives up on some."""
+
+    def forward(self, x):
+        scores = super().forward(x)
+        if float(scores.abs().max()) > 0:
+            raise LookupError("no object found")
+        return scores
+
+
+class Ambiguous(nn.Sequential):
+    """A branch on a whole tensor, which Python cannot take."""
+
+    def forward(self, x):
+        return super().forward(x) if x > 0 else x
+
+
+@pytest.mark.parametrize("arguments", [{}, {"target": "params:0.5"}, {"score": "random"}])
+@pytest.mark.parametrize(("kind", "message"), [(Choosy, "no object found"), (Ambiguous, "Boolean value of Tensor")])
+def test_a_forward_that_fails_is_refused_in_its_own_words_and_the_model_stays(kind, message, arguments):
+    model = kind(*net()).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(st.DataError, match=f"of shape .* channels of {kind.__name__} .*{message}.* the model runs on"):
+        st.compress_(model, CFDP(**arguments), calibration=IMAGES)
+    assert list(before) == list(model.state_dict())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+
+
 def test_a_batch_that_differs_later_is_named():
     with pytest.raises(st.DataError, match=r"batch 1 of shape \(4, 1, 8, 8\) does not go through Sequential"):
         st.plan(net(), CFDP(), calibration=[IMAGES, torch.rand(4, 1, 8, 8)])

@@ -436,7 +436,9 @@ def test_a_method_prints_as_it_is_written():
 @pytest.mark.parametrize(("keep", "round_to", "left"), [(1e-6, 8, 8), (1e-6, 1, 1), (0.03, 1, 1)])
 def test_a_layer_never_vanishes_and_the_plan_says_what_stays_instead(keep, round_to, left):
     model = net()
+    before = state(model)
     plan = st.plan(model, CFDP(keep=keep, round_to=round_to), calibration=IMAGES)
+    assert unchanged(model, before)
     assert kept(plan) == {"0": left, "2": left}
     assert f"keep={keep:g} would leave none of them, so its least width stays" in plan.edits[0].note
     assert plan.apply_(model)(IMAGES).shape == (8, 10)

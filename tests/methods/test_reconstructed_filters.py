@@ -246,3 +246,52 @@ def test_what_is_coded_or_rebuilt_already_is_refused():
         st.plan(rebuilt, st.CFDP(keep=0.5), calibration=torch.rand(1, 3, 32, 32))
     with pytest.raises(st.SiteError, match="Sequential has none"):
         st.plan(nn.Sequential(nn.Linear(2, 2)), st.ReconstructedFilters(keep=0.5))
+
+
+def test_kernels_that_a_family_cannot_turn_are_left_alone_with_a_reason():
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, (3, 2)), nn.Conv2d(16, 16, 3, padding=1)).eval()
+    plan = st.plan(net, st.ReconstructedFilters(keep=0.8, family="rotation"))
+    assert [edit.path for edit in plan.edits] == ["2"]
+    reasons = {row.site: row.reason for row in plan.skipped}
+    assert reasons["1"] == "rotation turns square kernels of two dimensions, got one of (3, 2). Use scalar or matrix."
+
+
+@pytest.mark.parametrize("family", ["rotation", "affine", "matrix"])
+@pytest.mark.parametrize("layer", [nn.Conv2d(16, 16, 2), nn.Conv2d(16, 16, 4, dilation=2, stride=2)])
+def test_even_and_dilated_kernels_are_turned_about_their_centre(family, layer):
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), layer).eval()
+    st.compress_(net, st.ReconstructedFilters(keep=0.6, family=family, groups=2))
+    x = torch.rand(2, 3, 12, 12)
+    st.anneal_(net, 1.0)
+    assert len(net[1].pruned) == 6
+    with torch.no_grad():
+        expected = net(x)
+        staged = net[1].alternatives()["two stages"].eval()
+        torch.testing.assert_close(staged(net[0](x)), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(st.finalize_(net)(x), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_kernels_of_one_tap_are_rebuilt_when_they_are_asked_for():
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 32, 1)).eval()
+    st.compress_(net, st.ReconstructedFilters(keep=0.5, groups=1, include_pointwise=True))
+    st.anneal_(net, 1.0)
+    assert len(net[1].pruned) == 16
+    filters = net[1].filters()[:, :, 0, 0]
+    assert int(torch.linalg.matrix_rank(filters)) <= 16  # a factor alone turns no filter
+    for n in net[1].pruned:
+        pair = torch.stack([filters[n], filters[int(net[1].template[n])]])
+        assert int(torch.linalg.matrix_rank(pair, rtol=1e-4)) == 1
+
+
+def test_a_target_of_multiplications_below_what_the_least_templates_need_is_refused():
+    with pytest.raises(
+        ValueError, match=r"target macs:0.01 is out of reach: 0\.\d+ of [\d,]+ are left with 8 templates"
+    ):
+        st.plan(resnet20(), st.ReconstructedFilters(target="macs:0.01"), calibration=torch.rand(1, 3, 32, 32))
+
+
+def test_a_network_whose_layers_are_all_too_small_is_left_as_it_is():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
+    plan = st.plan(net, st.ReconstructedFilters(keep=0.5, least=64))
+    assert not plan.edits
+    assert {row.site: row.reason for row in plan.skipped}["1"] == "has 8 filters, and 64 stay"

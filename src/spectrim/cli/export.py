@@ -22,8 +22,8 @@ def export(
     """Write a network with the numbers of an artifact for another runtime, and check it there.
 
     The ONNX file holds its weights, takes batches of any size, and is compared with torch in onnxruntime before it is
-    kept. Banded pointwise convolutions are measured there and get the form that is fastest; one that loses to the dense
-    convolution becomes it again, with the frequencies that were cut.
+    kept. Banded pointwise convolutions and reconstructed filters are measured there and get the form that is fastest; a
+    banded one that loses to the dense convolution becomes it again, with the frequencies that were cut.
 
     \b
     Examples:

@@ -89,8 +89,11 @@ class Layer(Component):
     def finalized(self) -> nn.Module:
         """The module that takes this one's place for inference; itself where it already is that form."""
 
-    def alternatives(self) -> dict[str, nn.Module]:
+    def alternatives(self, *, compiled: bool = True) -> dict[str, nn.Module]:
         """Other inference forms, which compute the same in another way, by names for people; by default none.
+
+        Args:
+            compiled: Whether those count that need compiled kernels, which no other runtime has.
 
         :func:`spectrim.finalize_` measures them against :meth:`finalized` and takes the fastest one.
         """

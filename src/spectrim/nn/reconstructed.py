@@ -236,7 +236,7 @@ class TemplateConv(Layer, kind="template-conv"):
         )
         return plain.train(self.training)
 
-    def alternatives(self) -> dict[str, nn.Module]:
+    def alternatives(self, *, compiled: bool = True) -> dict[str, nn.Module]:
         """The form that computes templates once and mixes their taps, fused too where that is built; none where no filter is rebuilt."""
         small = self.stored()
         if len(small.weight) == self.sizes.outside:
@@ -244,7 +244,7 @@ class TemplateConv(Layer, kind="template-conv"):
         bias = None if small.bias is None else small.bias.detach()
         made = TwoStageConv.of(self.sizes, small.weight.detach(), small.maps().detach(), small.template.tolist(), bias)
         forms: dict[str, nn.Module] = {"two stages": made.train(self.training)}
-        if made.fuses():
+        if compiled and made.fuses():
             forms["two stages, fused"] = copy.deepcopy(made)
             made.fused = False
         return forms

@@ -7,6 +7,7 @@ from spectrim.report.channels import ChannelInspection
 from spectrim.report.frequencies import FrequencyInspection
 from spectrim.report.inspection import Inspection, Row, inspect_model, inspect_parts
 from spectrim.report.page import render, write_page
+from spectrim.report.rebuilt import Rebuilt, rebuilt_layers
 from spectrim.report.spectrum import coefficients_for, cumulative_energy, spectra
 from spectrim.report.tables import Table, before_after
 
@@ -14,6 +15,7 @@ __all__ = [
     "ChannelInspection",
     "FrequencyInspection",
     "Inspection",
+    "Rebuilt",
     "Row",
     "Table",
     "before_after",
@@ -21,6 +23,7 @@ __all__ = [
     "cumulative_energy",
     "inspect_model",
     "inspect_parts",
+    "rebuilt_layers",
     "render",
     "spectra",
     "write_page",

@@ -12,6 +12,7 @@ from spectrim.report.reading import at, mappings, number, numbers, text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK, MUTED, RULE = "#1f2933", "#7b8794", "#e4e7eb"
 BEFORE, AFTER = "#8a94a0", "#0b7285"
@@ -170,13 +171,20 @@ def styled() -> Iterator[None]:
 @contextmanager
 def _axes() -> "Iterator[tuple[Axes, _Drawing]]":
     """Axes in the style of the page; the drawing holds the SVG once the block has ended."""
+    with drawn(width=5.1, height=3.0) as (figure, drawing):
+        yield figure.add_subplot(), drawing
+
+
+@contextmanager
+def drawn(*, width: float, height: float) -> "Iterator[tuple[Figure, _Drawing]]":
+    """A figure of so many inches in the style of the page; the drawing holds the SVG once the block has ended."""
     from matplotlib.figure import Figure  # not pyplot: that one keeps global state and may look for a screen
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     with styled():
-        figure = Figure(figsize=(5.1, 3.0), layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02))
+        figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02))
         drawing = _Drawing()
-        yield figure.add_subplot(), drawing
+        yield figure, drawing
         written = io.StringIO()
         blank = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(written, format="svg", transparent=True, metadata=blank)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from spectrim.nn.component import Component
 from spectrim.nn.spectral import SpectralCodec
 from spectrim.report import units
+from spectrim.report.rebuilt import Rebuilt, rebuilt_layers
 from spectrim.report.spectrum import coefficients_for, cumulative_energy
 from spectrim.report.tables import Table
 from spectrim.surgery import sites
@@ -72,6 +73,7 @@ class Inspection:
         title: What was inspected.
         rows: In the order of the model or the file.
         share: The share of energy that :attr:`Row.needed` is about.
+        rebuilt: Which filters became transformations of which, layer by layer.
         header: Bytes of the file that are not tensors; None for a live model, whose bytes are predicted: two for
             each floating-point number, header not included.
     """
@@ -80,6 +82,7 @@ class Inspection:
     rows: tuple[Row, ...]
     share: float = 0.99
     header: int | None = None
+    rebuilt: tuple[Rebuilt, ...] = ()
 
     @property
     def numel(self) -> int:
@@ -141,8 +144,14 @@ class Inspection:
         return Table(columns=columns, rows=rows, footer=footer, title=self.headline())
 
     def __str__(self) -> str:
-        """The headline and an aligned table."""
-        return str(self.table())
+        """The headline and an aligned table; then what was rebuilt from what."""
+        if not self.rebuilt:
+            return str(self.table())
+        made, filters = (
+            sum(each) for each in zip(*((len(row.made), row.filters) for row in self.rebuilt), strict=True)
+        )
+        lines = [f"  {row}" for row in self.rebuilt]
+        return "\n".join([str(self.table()), "", f"{made:,} of {filters:,} filters are rebuilt from others", *lines])
 
     def to_json(self) -> dict[str, Any]:
         """Totals and rows."""
@@ -154,6 +163,7 @@ class Inspection:
             "share": self.share,
             "totals": totals,
             "rows": [row.to_json() for row in self.rows],
+            **({"rebuilt": [row.to_json() for row in self.rebuilt]} if self.rebuilt else {}),
         }
 
 
@@ -207,7 +217,7 @@ def inspect_model(model: nn.Module, *, share: float = 0.99) -> Inspection:
             )
     for name, tensors in (("biases and norms", small), ("buffers", buffers)):
         rows += _group(name, [(tensor.numel(), _predicted_bytes(tensor)) for tensor in tensors])
-    return Inspection(title=type(model).__name__, rows=tuple(rows), share=share)
+    return Inspection(title=type(model).__name__, rows=tuple(rows), share=share, rebuilt=rebuilt_layers(model))
 
 
 def inspect_parts(
@@ -216,6 +226,7 @@ def inspect_parts(
     components: Iterable[tuple[str, str, Mapping[str, Any], int, int]],
     tensors: Iterable[tuple[str, Sequence[int], int]],
     header: int,
+    rebuilt: tuple[Rebuilt, ...] = (),
 ) -> Inspection:
     """Look into a file whose structure somebody else has read.
 
@@ -226,6 +237,7 @@ def inspect_parts(
             numbers: its tensors are among the ordinary ones.
         tensors: Of each ordinary tensor: dotted name, shape, bytes.
         header: Bytes of the file that are neither.
+        rebuilt: Which filters became transformations of which.
 
     >>> spec = {"shape": [8, 8], "kept": 6}
     >>> parts = [("fc.weight", "spectral", spec, 6, 12)]
@@ -251,7 +263,7 @@ def inspect_parts(
             kind = _kind(name, kinds)
             rows.append(Row(site=name, kind=kind, shape=tuple(sides), numel=numel, kept=numel, bytes=size))
     rows += _group("vectors and scalars", small)
-    return Inspection(title=title, rows=tuple(rows), header=header)
+    return Inspection(title=title, rows=tuple(rows), header=header, rebuilt=rebuilt)
 
 
 def _coded_row(entry: sites.Coded) -> Row:

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from spectrim.errors import UnsupportedError
-from spectrim.report import units
+from spectrim.report import rebuilt, units
 from spectrim.report.notes import notes
 from spectrim.report.reading import at, mappings, number, numbers, text
 from spectrim.report.tables import TIMING_NOISE, Show, before_after
@@ -48,6 +48,8 @@ def render(result: Mapping[str, Any], *, spectra: Sequence[Mapping[str, Any]] | 
             charts=history_charts(result),
             panels=[panel for curve in curves if (panel := _panel(curve))],
             layers=_layers(result),
+            rebuilt=_rebuilt(result),
+            filters=rebuilt.chart(result),
             plans=[_plan(plan) for plan in mappings(result, "plans")],
             facts=_facts(result),
         )
@@ -211,6 +213,20 @@ def _layers(result: Mapping[str, Any]) -> dict[str, Any]:
         "keep": units.percent(kept / numel) if numel else "",
     }
     return {"rows": rows, "total": total}
+
+
+def _rebuilt(result: Mapping[str, Any]) -> list[dict[str, str]]:
+    """For each layer how many of its filters were rebuilt, and from which."""
+    rows = []
+    for layer in mappings(result, "rebuilt", "layers"):
+        made = at(layer, "made")
+        known = {int(output): int(of) for output, of in made.items()} if isinstance(made, Mapping) else {}
+        filters = int(number(layer, "filters") or 0)
+        row = rebuilt.Rebuilt(
+            site=text(layer, "site"), family=text(layer, "family"), groups=1, filters=filters, made=known
+        )
+        rows.append({"site": row.site, "count": f"{len(known)} of {filters}", "listed": row.listed()})
+    return rows
 
 
 def _plan(plan: Mapping[str, Any]) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def groups(model: nn.Module, inputs: Sequence[Any]) -> tuple[list[Group], list[L
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UnsupportedError(
                 f"asked to follow the channels of {type(model).__name__} through its forward, which failed on the "
-                f"calibration batch: {reason}. Check the shape of the batches."
+                f"calibration batch: {reason}. Check the shape of the batches, and that the model runs on them."
             ) from error
         outputs = list(tensors_in(output))
         if not outputs:

@@ -18,7 +18,7 @@ _TOLERANCE = 1e-3  # of the largest output; float32 through other kernels
 def export_onnx(model: nn.Module, example: Tensor, out: Path, choices: list[Choice] | None = None) -> float:
     """Write a network with its weights into one ONNX file that takes batches of any size.
 
-    Banded pointwise convolutions get the form that is fastest in onnxruntime, see :func:`spectrim.finalize_`.
+    Banded pointwise convolutions and reconstructed filters get the form that is fastest in onnxruntime, see :func:`spectrim.finalize_`.
 
     Args:
         model: Finalized first where tensors are still coded.

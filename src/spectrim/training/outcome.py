@@ -15,10 +15,11 @@ from spectrim.measure import hardware, macs, numbers, paired_latency, parameters
 from spectrim.measure.choice import Choice
 from spectrim.methods import Method
 from spectrim.nn.spectral import SpectralCodec
-from spectrim.report import spectra
+from spectrim.report import rebuilt_layers, spectra
+from spectrim.report.rebuilt import samples
 from spectrim.surgery.sites import Coded, coded
 from spectrim.training.metric import NAMES, evaluate
-from spectrim.training.result import FormInfo, LayerInfo, Result, Spectrum
+from spectrim.training.result import FormInfo, LayerInfo, RebuiltInfo, Result, Spectrum
 from spectrim.training.setting import Setting
 from spectrim.training.state import State
 from spectrim.training.weights import load_weights_, read_weights
@@ -58,6 +59,7 @@ def outcome(setting: Setting, state: State, folder: Path, size: ByteCounts) -> R
     state.history["evaluations"].append({"phase": "compressed", "step": last.before + last.steps, "metric": after})
     held, layers = numbers(final), [_layer(entry) for entry in coded(final)]
     curves = _spectra(dense, restored, coded(final))
+    rebuilt = RebuiltInfo(layers=[row.to_json() for row in rebuilt_layers(final)], samples=samples(final))
     example = setting.example()
     choices: list[Choice] = []
     spectrim.finalize_(final, example=example, choices=choices)
@@ -103,6 +105,7 @@ def outcome(setting: Setting, state: State, folder: Path, size: ByteCounts) -> R
         layers=layers,
         history=state.history,
         spectra=curves,
+        rebuilt=rebuilt,
         files={"artifact": ARTIFACT, "dense": DENSE, "report": REPORT},
         versions=versions(),
         hardware={**hardware(), "device": str(device), "processes": setting.accelerator.num_processes},

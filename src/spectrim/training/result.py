@@ -126,6 +126,13 @@ class Spectrum(TypedDict):
     compressed: list[float]  # the same for the compressed network
 
 
+class RebuiltInfo(TypedDict):
+    """Which filters became transformations of which; empty lists where none did."""
+
+    layers: list[dict[str, Any]]  # Rebuilt.to_json(), one for each layer
+    samples: list[dict[str, Any]]  # some filters to look at, see spectrim.report.rebuilt.samples
+
+
 class Result(TypedDict):
     """The whole file."""
 
@@ -147,6 +154,7 @@ class Result(TypedDict):
     layers: list[LayerInfo]
     history: History
     spectra: list[Spectrum]
+    rebuilt: RebuiltInfo
     files: dict[str, str]  # what lies in the folder beside this file
     versions: dict[str, str]
     hardware: dict[str, Any]
