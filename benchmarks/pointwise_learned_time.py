@@ -9,6 +9,7 @@ folded in all of them, they run in channels_last, and the finalized network's ou
 import argparse
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import rounds
@@ -69,6 +70,23 @@ def main() -> None:
         print(f"{name:<24} {min(each.wall):8.2f} ms  {ratio:.3f}", flush=True)
         assert math.isfinite(ratio)
     rounds.write(NAME, rows, seed=0)
+
+
+def table(document: Mapping[str, Any]) -> str:
+    """Ratios of minima and of medians in every setting, which tell how far the machine is to be believed."""
+    settings = sorted({(row["batch"], row["threads"]) for row in document["rows"]})
+    rows = {(row["name"], row["batch"], row["threads"]): row for row in document["rows"]}
+    heads = [f"batch {batch}, {threads} thread{'s' * (threads > 1)}" for batch, threads in settings]
+    lines = ["| " + " | ".join(["bands", *heads]) + " |", "| :-- |" + " --: |" * len(settings)]
+    for name in dict.fromkeys(row["name"] for row in document["rows"]):
+        cells = []
+        for setting in settings:
+            dense, own = rows["dense", *setting], rows[name, *setting]
+            ratios = f"{own['time']:.2f} / {own['wall_median_ms'] / dense['wall_median_ms']:.2f}"
+            cells.append(f"{own['wall_ms']:.1f} ms" if name == "dense" else ratios)
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    note = "Time relative to the dense network: of the least of all rounds / of their medians; the dense network's own in milliseconds."
+    return "\n".join(lines) + "\n\n" + note
 
 
 if __name__ == "__main__":

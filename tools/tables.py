@@ -176,6 +176,7 @@ TABLES: dict[str, tuple[str, Render]] = {
     "template-speed": ("template_speed.json", by_script("template_speed")),
     "pointwise-frequencies": ("pointwise_frequencies.json", by_script("pointwise_frequencies")),
     "pointwise-learned": ("pointwise_learned.json", by_script("pointwise_learned")),
+    "pointwise-learned-time": ("pointwise_learned_time.json", by_script("pointwise_learned_time")),
     "resnet20": ("resnet20_cifar10.json", by_script("resnet20_cifar10")),
     "template-cifar10": ("template_cifar10.json", by_script("template_cifar10")),
     "cfdp-rankings": ("cfdp_cifar10.json", by_script("cfdp_cifar10")),
