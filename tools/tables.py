@@ -133,8 +133,8 @@ def cut_networks(document: Mapping[str, Any]) -> str:
     return table(headings, rows) + note
 
 
-def by_script(script: str) -> Render:
-    """The function ``table`` of a benchmark that prints the same table."""
+def by_script(script: str, function: str = "table") -> Render:
+    """A function of a benchmark that prints the same table."""
 
     def render(document: Mapping[str, Any]) -> str:
         spec = importlib.util.spec_from_file_location(script, ROOT / "benchmarks" / f"{script}.py")
@@ -145,7 +145,7 @@ def by_script(script: str) -> Render:
         module = importlib.util.module_from_spec(spec)
         sys.modules[script] = module
         spec.loader.exec_module(module)
-        return str(module.table(document))
+        return str(getattr(module, function)(document))
 
     return render
 
@@ -183,6 +183,8 @@ TABLES: dict[str, tuple[str, Render]] = {
     "cfdp-coverage": ("cfdp_coverage.json", by_script("cfdp_coverage")),
     "cfdp-score-time": ("cfdp_score_time.json", by_script("cfdp_score_time")),
     "cfdp-speed": ("cfdp_speed.json", cut_networks),
+    "cfdp-repair": ("cfdp_repair.json", by_script("cfdp_repair")),
+    "cfdp-repair-tuned": ("cfdp_repair.json", by_script("cfdp_repair", "table_tuned")),
     "cfdp-robustness": ("cfdp_robustness.json", by_script("cfdp_robustness")),
 }
 """Name of the table: the file under benchmarks/results, and the function that makes Markdown from it."""
