@@ -71,6 +71,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
         Buckler, Adit, Hu, Zhang, Sampson 2021, "Dense Pruning of Pointwise Convolutions in the Frequency Domain",
         arXiv 2109.07707.
 
+    >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 128, 1))
     >>> images = torch.rand(4, 3, 18, 18, generator=torch.Generator().manual_seed(0))
     >>> print(PointwisePruning(keep=0.25).plan(net, calibration=images))
