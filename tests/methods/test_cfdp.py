@@ -48,6 +48,8 @@ def widths(model):
     ("name", "make", "side", "parameters", "plain", "published"),
     [
         ("vgg16_bn", vgg16_bn, 32, 2_766_541, 130.567, 131.174),
+        ("vgg16_bn-2.50M", vgg16_bn, 32, 2_505_793, 104.243, 104.78),
+        ("vgg16_bn-1.90M", vgg16_bn, 32, 1_901_836, 66.521, 66.95),
         ("resnet56", resnet56, 32, 660_157, 89.460, 90.346),
         ("resnet110", resnet110, 32, 1_046_000, 139.006, 140.543),
         ("googlenet", googlenet, 32, 2_857_760, 643.80, 649.192),
@@ -88,6 +90,7 @@ def test_the_papers_rates_give_the_papers_sizes(name, make, side, parameters, pl
         (resnet56, 32, 125.486, 126.551),
         (resnet110, 32, 252.888, 254.985),
         (googlenet, 32, 1521.76, 1529.42),
+        (resnet50, 224, 4089.18, 4111.41),
     ],
 )
 def test_the_baselines_have_the_papers_operations(make, side, plain, published):
@@ -313,7 +316,7 @@ def test_a_model_with_broken_weights_is_named():
         ({"keep": 5}, ValueError, r"For 5 percent, pass keep=0\.05"),
         ({"keep": {"*": 2.0}}, ValueError, r"keep must lie in \(0, 1\]"),
         ({"keep": True}, TypeError, "keep must be a number"),
-        ({"keep": "vgg"}, ValueError, "one of vgg16_bn, resnet56"),
+        ({"keep": "vgg"}, ValueError, "one of vgg16_bn, .*resnet56, resnet110"),
         ({"score": "taylor"}, ValueError, "score must be one of ortho, paper, official, l1, l2, random"),
         ({"round_to": 0}, ValueError, "round_to"),
         ({"sigma": 0.0}, ValueError, "sigma must be positive"),

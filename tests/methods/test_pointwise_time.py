@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import spectrim as st
 from spectrim.measure import Comparison, Latency, macs
-from spectrim.methods import pointwise_pruning, pointwise_time
+from spectrim.methods import pointwise_cuttable, pointwise_time
 from spectrim.methods.pointwise_time import Pace, pace
 from spectrim.nn import BandedPointwiseConv2d, GroupedBandsConv2d
 from spectrim.nn.blockwise import Geometry
@@ -43,7 +43,7 @@ def clock(monkeypatch, milliseconds, paces=None):
     monkeypatch.setattr(pointwise_time, "build", lambda: True)
     monkeypatch.setattr(pointwise_time, "paired_latency", paired)
     monkeypatch.setattr(
-        pointwise_pruning, "pace", lambda geometry, _: (paces or {}).get(geometry.in_channels, Pace(1.0, 0.01, 1.0))
+        pointwise_cuttable, "pace", lambda geometry, _: (paces or {}).get(geometry.in_channels, Pace(1.0, 0.01, 1.0))
     )
     return calls
 

@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ def not_followed(model: nn.Module, edits: Sequence[PruneChannels], inputs: Seque
     The cut copy has to compute what the whole copy computes when nothing reads the removed channels. A forward can fail to
     follow where it has sizes of its own (``view(-1, 64)``, a number of heads), which no trace of operations shows. Where the
     whole copy runs in training mode, the cut one has to as well: some heads are in use only there. Which edits are to blame is
-    found by halving.
+    found by halving, with the layers at the same place of all blocks next to each other, as one of them is seldom to blame alone.
 
     Args:
         model: Stays as it is.
@@ -40,13 +41,14 @@ def not_followed(model: nn.Module, edits: Sequence[PruneChannels], inputs: Seque
             f"a cut is tried on a copy first, and {type(model).__name__} cannot be copied: {error}."
         ) from error
     _liven_(trial)
+    in_order = sorted(edits, key=lambda edit: re.sub(r"\d+", "", edit.path))
+    blamed = _blamed(in_order, lambda some: _answers_otherwise(trial, some, inputs))
     try:
         _train(trial, inputs)
     except Exception:  # noqa: BLE001 - it may want targets, or more images
-        trains = False
-    else:
-        trains = True
-    return _blamed(trial, list(edits), inputs, trains=trains)
+        return blamed
+    rest = [edit for edit in in_order if edit.path not in blamed]
+    return blamed | _blamed(rest, lambda some: _does_not_train(trial, some, inputs))
 
 
 def difference(model: nn.Module, edits: Sequence[PruneChannels], inputs: Sequence[Any]) -> float:
@@ -59,6 +61,11 @@ def difference(model: nn.Module, edits: Sequence[PruneChannels], inputs: Sequenc
     tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     with torch.no_grad():
         values = silenced(model, edits)
+        undo = PruneChannels.prepare_together(edits, model)[0]()
+        try:
+            found = _outputs(model(*inputs))  # first, as this is what may fail
+        finally:
+            undo()
         before = {name: tensors[name].data.clone() for name in values}
         try:
             for name, value in values.items():
@@ -67,11 +74,6 @@ def difference(model: nn.Module, edits: Sequence[PruneChannels], inputs: Sequenc
         finally:
             for name, value in before.items():
                 tensors[name].data.copy_(value)
-        undo = PruneChannels.prepare_together(edits, model)[0]()
-        try:
-            found = _outputs(model(*inputs))
-        finally:
-            undo()
     if [each.shape for each in found] != [each.shape for each in expected]:
         return math.inf
     off = [
@@ -82,26 +84,25 @@ def difference(model: nn.Module, edits: Sequence[PruneChannels], inputs: Sequenc
     return math.nan if any(map(math.isnan, off)) else max(off, default=0.0)
 
 
-def _blamed(trial: nn.Module, edits: list[PruneChannels], inputs: Sequence[Any], *, trains: bool) -> dict[str, str]:
+def _blamed(edits: list[PruneChannels], reason_of: Callable[[list[PruneChannels]], str | None]) -> dict[str, str]:
     """By halving; what only fails together is blamed on the second half."""
-    reason = _reason(trial, edits, inputs, trains=trains)
+    reason = reason_of(edits) if edits else None
     if reason is None:
         return {}
     if len(edits) == 1:
         return {edits[0].path: reason}
     middle = len(edits) // 2
     halves = edits[:middle], edits[middle:]
-    blamed = {path: why for half in halves for path, why in _blamed(trial, half, inputs, trains=trains).items()}
+    blamed = {path: why for half in halves for path, why in _blamed(half, reason_of).items()}
     rest = [edit for edit in edits if edit.path not in blamed]
-    if len(rest) < len(edits) and _reason(trial, rest, inputs, trains=trains) is None:
+    if not rest or (len(rest) < len(edits) and reason_of(rest) is None):
         return blamed
     together = {edit.path: f"{reason} (together with other layers)" for edit in rest[len(rest) // 2 :]}
-    return blamed | together | _blamed(trial, rest[: len(rest) // 2], inputs, trains=trains)
+    return blamed | together | _blamed(rest[: len(rest) // 2], reason_of)
 
 
-def _reason(trial: nn.Module, edits: list[PruneChannels], inputs: Sequence[Any], *, trains: bool) -> str | None:
-    if not edits:
-        return None
+def _answers_otherwise(trial: nn.Module, edits: list[PruneChannels], inputs: Sequence[Any]) -> str | None:
+    """What happens where the cut copy does not compute what the silenced one does."""
     try:
         off = difference(trial, edits, inputs)
     except PlanError as error:
@@ -110,14 +111,18 @@ def _reason(trial: nn.Module, edits: list[PruneChannels], inputs: Sequence[Any],
         return f"the forward has sizes of its own and fails when it is cut ({_first_line(error)})"
     if math.isnan(off) or off > _TOLERANCE:
         return "the forward has sizes of its own and computes something else when it is cut"
-    if trains:
-        undo = PruneChannels.prepare_together(edits, trial)[0]()
-        try:
-            _train(trial, inputs)
-        except Exception as error:  # noqa: BLE001 - as above
-            return f"the forward of training fails when it is cut ({_first_line(error)})"
-        finally:
-            undo()
+    return None
+
+
+def _does_not_train(trial: nn.Module, edits: list[PruneChannels], inputs: Sequence[Any]) -> str | None:
+    """What happens where the cut copy fails in training mode."""
+    undo = PruneChannels.prepare_together(edits, trial)[0]()
+    try:
+        _train(trial, inputs)
+    except Exception as error:  # noqa: BLE001 - a stranger's forward may raise anything
+        return f"the forward of training fails when it is cut ({_first_line(error)})"
+    finally:
+        undo()
     return None
 
 
