@@ -10,15 +10,15 @@ import spectrim as st
 from spectrim import CFDP
 from spectrim.errors import UnsupportedError
 from spectrim.measure import macs
-from spectrim.zoo.resnet_cifar import resnet20, resnet56
-from spectrim.zoo.vit import vit
+from spectrim.zoo.resnet_cifar import ResNetCIFAR, resnet56
+from spectrim.zoo.vit import ViT
 
-IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
 def network():
     torch.manual_seed(0)
-    return resnet20().eval()
+    return ResNetCIFAR(8).eval()
 
 
 def shaken_(model):
@@ -63,7 +63,7 @@ def test_rounds_end_at_the_widths_of_the_paper():
 def test_rounds_end_at_the_heads_of_a_single_cut():
     method = CFDP(keep=0.5, score="random")
     torch.manual_seed(0)
-    model = vit().eval()
+    model = ViT(image_size=16, dim=64, depth=2).eval()
     once = shapes(st.compress_(copy.deepcopy(model), method, calibration=IMAGES))
     assert in_rounds(model, method, 2)[-1] == once
 
