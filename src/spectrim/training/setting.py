@@ -1,5 +1,6 @@
 """A job made concrete: data opened, network and method checked, before any time is spent on training."""
 
+import copy
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -94,13 +95,28 @@ class Setting:
         text = None
         if self.accelerator.is_main_process or self.accelerator.num_processes == 1:
             where = None if self.job.where is None else list(self.job.where)
-            plan = self.first or spectrim.plan(
-                model, self.rounds()[number - 1], where=where, calibration=self.calibration
-            )
+            plan = self.first
+            if plan is None:
+                plan = spectrim.plan(
+                    self.as_timed(model), self.rounds()[number - 1], where=where, calibration=self.calibration
+                )
             text = plan.to_json()
         if self.accelerator.num_processes > 1:
             (text,) = broadcast_object_list([text])
         return spectrim.Plan.from_json(str(text))
+
+    @property
+    def timed(self) -> str | None:
+        """The target that the network is measured for, if it is."""
+        target = self.job.settings.get("target")
+        return str(target) if target is not None and Target.parse(target).quantity in MEASURED else None
+
+    def as_timed(self, model: nn.Module) -> nn.Module:
+        """The network in the memory format in which banded convolutions are measured, if it is to be measured: then a copy."""
+        if self.timed is None or not isinstance(self.method, spectrim.PointwisePruning):
+            return model
+        copied: nn.Module = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in clocked.py
+        return copied
 
     def rounds(self) -> Sequence[Method]:
         """What each round applies.
@@ -214,10 +230,9 @@ def settle(job: Job, *, cpu: bool = False, say: Callable[[str], None] = lambda _
     model = setting.network()
     check_output(job.model, model, setting.example(2), source.test.labels[:2], source.num_classes)
     where = None if job.where is None else list(job.where)
-    target = job.settings.get("target")
-    if target is not None and Target.parse(target).quantity in MEASURED:
-        say(f"planning: cut networks are timed until target {target!r} is met, which can take minutes")
-    plan = spectrim.plan(model, method, where=where, calibration=setting.calibration)
+    if setting.timed is not None:
+        say(f"planning: cut networks are timed until target {setting.timed!r} is met, which can take minutes")
+    plan = spectrim.plan(setting.as_timed(model), method, where=where, calibration=setting.calibration)
     if not plan.edits:
         raise SiteError(
             f"{plan.method} finds nothing to edit in {plan.model}; spectrim plan says why, tensor by tensor."
