@@ -1,4 +1,4 @@
-"""Compiling and loading the kernels for this machine: all of them together, when asked and never else."""
+"""Compiling and loading the kernels for this machine: all of them together, when asked and where layers are about to be measured."""
 
 import hashlib
 import platform
@@ -15,7 +15,7 @@ _FLAGS = ("-O3", "-march=native", "-fopenmp", "-std=c++20")
 def build(*, verbose: bool = False) -> bool:
     """Compile and load the kernels for this machine; about a minute the first time, then from torch's cache of extensions.
 
-    Nothing else compiles anything. Needs a C++ compiler and ninja.
+    Needs a C++ compiler and ninja.
 
     Args:
         verbose: Whether the compiler's output is shown.

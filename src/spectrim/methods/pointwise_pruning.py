@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from spectrim.budget import Budget, Target
 from spectrim.calibration import Calibration, images_of
+from spectrim.kernels import build
 from spectrim.measure.compute import macs
 from spectrim.methods.method import Method
 from spectrim.methods.pointwise_candidates import candidates_of, check_order, reason_against
@@ -55,7 +56,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
         levels: Most different bands in a layer; each is one dense product when the network is finalized, but with :mod:`spectrim.kernels`
             built, where as many as there are coefficients cost no more.
         pays: Which layers are cut: those where ``macs`` are saved, with the transforms counted; those that run faster by a measurement of
-            both forms on this machine, ``time``, alone and with one image (build :mod:`spectrim.kernels` before); or ``always`` all.
+            both forms on this machine, ``time``, alone and with one image; or ``always`` all.
         learn: Whether the bands are learned from there on; see :class:`spectrim.nn.Learning` for how.
         strength: With ``learn``, factor of the penalty (λ): on what is kept above ``keep``; where ``keep`` is 1, on all that is kept.
         rounds: With ``learn``, how often bands and weights train in turn; 0 trains them together.
@@ -152,7 +153,10 @@ class PointwisePruning(Method, name="pointwise-pruning"):
         layers, skipped, first = self._read(model, where, calibration)
         target = None if self.target is None else Target.parse(self.target, _TARGETS)
         by_time = target is not None and target.quantity == "latency"
-        paces = {path: layer.pace() for path, layer in layers.items()} if by_time or self.weigh == "time" else {}
+        weighed = by_time or (self.learn and self.weigh == "time")
+        if weighed or self.pays == "time":
+            build()  # before any layer is measured, or it is measured in the form that will not run
+        paces = {path: layer.pace() for path, layer in layers.items()} if weighed else {}
         tied = streams_of(model, first[:1], layers) if self.tie else {}
         rests = together(
             {path: layer.rest for path, layer in layers.items()},

@@ -18,6 +18,7 @@ from spectrim.nn.spectral import SpectralCodec
 from spectrim.report import rebuilt_layers, spectra
 from spectrim.report.rebuilt import samples
 from spectrim.surgery.sites import Coded, coded
+from spectrim.training.clocked import made_ready_
 from spectrim.training.metric import NAMES, evaluate
 from spectrim.training.result import FormInfo, LayerInfo, RebuiltInfo, Result, Spectrum
 from spectrim.training.setting import Setting
@@ -60,7 +61,7 @@ def outcome(setting: Setting, state: State, folder: Path, size: ByteCounts) -> R
     held, layers = numbers(final), [_layer(entry) for entry in coded(final)]
     curves = _spectra(dense, restored, coded(final))
     rebuilt = RebuiltInfo(layers=[row.to_json() for row in rebuilt_layers(final)], samples=samples(final))
-    example = setting.example()
+    example = made_ready_([dense, final], setting.example())
     choices: list[Choice] = []
     spectrim.finalize_(final, example=example, choices=choices)
     clock = paired_latency({"dense": dense, "compressed": final}, example)
