@@ -8,7 +8,7 @@ from torch import nn
 import spectrim as st
 from spectrim.measure import macs
 from spectrim.methods.cfdp import CFDP
-from spectrim.methods.cfdp_scores import SCORES
+from spectrim.methods.cfdp_scores import SCORES, frequency_score
 from spectrim.methods.cfdp_widths import kept_units
 from spectrim.methods.features import mean_scores
 from spectrim.surgery.channels import Group, groups
@@ -84,17 +84,18 @@ def test_the_papers_rates_give_the_papers_sizes(name, make, side, parameters, pl
 
 
 @pytest.mark.parametrize(
-    ("make", "side", "plain", "published"),
+    ("make", "side", "parameters", "plain", "published"),
     [
-        (vgg16_bn, 32, 313.464, 314.295),
-        (resnet56, 32, 125.486, 126.551),
-        (resnet110, 32, 252.888, 254.985),
-        (googlenet, 32, 1521.76, 1529.42),
-        (resnet50, 224, 4089.18, 4111.41),
+        (vgg16_bn, 32, 14_991_946, 313.464, 314.295),
+        (resnet56, 32, 853_018, 125.486, 126.551),
+        (resnet110, 32, 1_727_962, 252.888, 254.985),
+        (googlenet, 32, 6_166_250, 1521.76, 1529.42),
+        (resnet50, 224, 25_557_032, 4089.18, 4111.41),
     ],
 )
-def test_the_baselines_have_the_papers_operations(make, side, plain, published):
+def test_the_baselines_have_the_papers_sizes(make, side, parameters, plain, published):
     model, x = make().eval(), torch.rand(1, 3, side, side)
+    assert sum(p.numel() for p in model.parameters()) == parameters
     assert macs(model, x) / 1e6 == pytest.approx(plain, abs=0.006)
     assert published_operations(model, x) / 1e6 == pytest.approx(published, abs=0.006)
 
@@ -120,6 +121,18 @@ def test_the_channels_with_the_lowest_scores_go(score):
         with torch.no_grad():
             expected = SCORES[score](model[:3](IMAGES), 10.0, 0.03).mean(0)
     assert set(edit.channels) == set(expected.argsort()[:8].tolist())
+
+
+@pytest.mark.parametrize("block", [1, 2, 8])
+@pytest.mark.parametrize(("score", "options"), [("ortho", {}), ("paper", {"scale": "none", "sigma": 10.0})])
+def test_patches_may_have_another_side(score, options, block):
+    model = net()
+    with torch.no_grad():
+        expected = frequency_score(model[:3](IMAGES), block=block, **options).mean(0)
+    (found,), _ = CFDP(score=score, block=block).ranking(model, calibration=IMAGES)
+    assert found.scores == pytest.approx((expected / expected.mean()).tolist())
+    (usual,), _ = CFDP(score=score).ranking(model, calibration=IMAGES)
+    assert found.scores != pytest.approx(usual.scores, rel=1e-2)
 
 
 def test_equal_scores_go_in_the_order_of_the_channels():
@@ -213,6 +226,21 @@ def test_per_layer_values_and_what_is_named_are_kept():
     assert reasons["layer2.0.conv2"] == "left alone by where, together with 'layer2.1.conv2'"
     with pytest.raises(st.SiteError, match=r"where='layers\.\*' matches none of the"):
         st.plan(model, CFDP(keep=0.5), where="layers.*", calibration=images)
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        (
+            {"layers.*": 0.5},
+            r"keep=\{'layers\.\*': 0\.5\} matches none of the 22 layers of ResNetCIFAR .* 'layer1\.\*'",
+        ),
+        ("vgg16_bn", r"keep=\{'features\.0': 0\.79, .*\} and 9 more matches none"),
+    ],
+)
+def test_fractions_that_fit_no_layer_are_refused(keep, message):
+    with pytest.raises(st.SiteError, match=message):
+        st.plan(resnet20().eval(), CFDP(keep=keep), calibration=torch.rand(2, 3, 32, 32))
 
 
 def test_a_forward_with_a_written_down_size_is_cut_elsewhere():
@@ -319,6 +347,7 @@ def test_a_model_with_broken_weights_is_named():
         ({"keep": "vgg"}, ValueError, "one of vgg16_bn, .*resnet56, resnet110"),
         ({"score": "taylor"}, ValueError, "score must be one of ortho, paper, official, l1, l2, random"),
         ({"round_to": 0}, ValueError, "round_to"),
+        ({"block": 2.0}, ValueError, r"block must be a whole number of at least 1, got 2\.0"),
         ({"sigma": 0.0}, ValueError, "sigma must be positive"),
         ({"weight": -1.0}, ValueError, "weight not negative"),
     ],
