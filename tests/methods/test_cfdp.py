@@ -1,5 +1,7 @@
 """CFDP: which channels go, how many, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torchvision
@@ -8,6 +10,7 @@ from torch import nn
 import spectrim as st
 from spectrim.measure import macs
 from spectrim.methods.cfdp import CFDP
+from spectrim.methods.cfdp_rates import fractions
 from spectrim.methods.cfdp_scores import SCORES, frequency_score
 from spectrim.methods.cfdp_widths import kept_units
 from spectrim.methods.features import mean_scores
@@ -81,6 +84,18 @@ def test_the_papers_rates_give_the_papers_sizes(name, make, side, parameters, pl
         assert wide["conv1"] == 64
         assert [wide[f"layer{n}.1.conv3"] for n in (1, 2, 3, 4)] == [230, 460, 921, 2048]
         assert [wide[f"layer{n}.1.conv1"] for n in (1, 2, 3, 4)] == [41, 83, 166, 332]
+
+
+def test_rates_in_the_grammar_of_the_release_are_read():
+    named, mapped = CFDP(keep="resnet56", score="random", round_to=1), {"layer[12].*.conv2": 0.7, "layer1.*.conv1": 0.5}
+    model, images = resnet56().eval(), torch.rand(2, 3, 32, 32)
+    written = replace(named, keep="resnet56: [0.]+[.3]*2+[0.5]*9+[0.,0.,0.]*6")
+    plans = [st.plan(model, method, calibration=images) for method in (written, replace(named, keep=mapped))]
+    assert {edit.path: len(edit.channels) for edit in plans[0].edits} == {
+        edit.path: len(edit.channels) for edit in plans[1].edits
+    }
+    assert len(plans[0].edits) == 11
+    assert fractions("resnet56") == fractions("resnet56:[0.]+[0.18]*29")
 
 
 @pytest.mark.parametrize(
@@ -344,7 +359,17 @@ def test_a_model_with_broken_weights_is_named():
         ({"keep": 5}, ValueError, r"For 5 percent, pass keep=0\.05"),
         ({"keep": {"*": 2.0}}, ValueError, r"keep must lie in \(0, 1\]"),
         ({"keep": True}, TypeError, "keep must be a number"),
-        ({"keep": "vgg"}, ValueError, "one of vgg16_bn, .*resnet56, resnet110"),
+        ({"keep": "vgg"}, ValueError, "one of vgg16_bn, .*resnet56, resnet110.* or NETWORK:LIST .*; got 'vgg'"),
+        ({"keep": "resnet20:[0.5]*12"}, ValueError, "got 'resnet20:"),
+        ({"keep": "resnet56:[0.]+[0.18]*28"}, ValueError, "resnet56 takes a list of 30 rates, .*; got 29 in"),
+        ({"keep": "vgg16_bn:[0.2]*7+[1.0]*5"}, ValueError, r"a rate is the share that goes, in \[0, 1\), got 1 in"),
+        (
+            {"keep": "vgg16_bn:0.2*12"},
+            ValueError,
+            r"a list of rates is written \[0\.\]\+\[0\.18\]\*29, got '0\.2\*12' in",
+        ),
+        ({"keep": "vgg16_bn:[-0.2]*12"}, ValueError, r"a list of rates is written"),
+        ({"keep": "vgg16_bn:[0.2]*1000000000"}, ValueError, r"a list of rates is written"),
         ({"score": "taylor"}, ValueError, "score must be one of ortho, paper, official, l1, l2, random"),
         ({"round_to": 0}, ValueError, "round_to"),
         ({"block": 2.0}, ValueError, r"block must be a whole number of at least 1, got 2\.0"),

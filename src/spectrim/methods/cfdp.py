@@ -16,7 +16,7 @@ from spectrim.methods.cfdp_budget import Settled, counts, saved, settle
 from spectrim.methods.cfdp_layers import Layers, check_order, in_order
 from spectrim.methods.cfdp_notes import going, staying
 from spectrim.methods.cfdp_ranking import drawn, scored
-from spectrim.methods.cfdp_rates import RATES
+from spectrim.methods.cfdp_rates import fractions
 from spectrim.methods.cfdp_rounds import keeps, targets
 from spectrim.methods.cfdp_scores import BLOCK, LAMBDA, SCORES
 from spectrim.methods.cfdp_widths import Ladder
@@ -41,7 +41,8 @@ class CFDP(Method, name="cfdp"):
     Args:
         keep: Fraction of the channels of each group that stays, in (0, 1]; or one per glob on the names of the layers that
             write them, first match wins (groups that match none stay whole); or the name of a network of the paper
-            (``vgg16_bn``, ``resnet56``, ``resnet110``, ``googlenet``, ``resnet50``) for its widths, with ``round_to=1``.
+            (``vgg16_bn``, ``resnet56``, ``resnet110``, ``googlenet``, ``resnet50``) for its widths, with ``round_to=1``; or such a name
+            and a list of the shares that go, as the released program takes it: ``resnet56:[0.]+[0.3]*29``.
             0.5 where there is no ``target`` either.
         target: In place of ``keep``, what may be left at most: ``macs:0.5``, ``params:0.3``, ``latency:0.7`` as fractions of the
             dense model's, ``macs:45e6``, ``params:100000`` as numbers. One ranking over all groups decides which get narrower.
@@ -102,8 +103,6 @@ class CFDP(Method, name="cfdp"):
             raise TypeError(f"least must be a number in [0, 1], got {self.least!r}.")
         if not 0 <= self.least <= 1:
             raise ValueError(f"least must lie in [0, 1], got {self.least!r}.")
-        if isinstance(self.keep, str) and self.keep not in RATES:
-            raise ValueError(f"keep must be a number, a mapping or one of {', '.join(RATES)}, got {self.keep!r}.")
         for keep in self._keeps().values():
             if isinstance(keep, bool) or not isinstance(keep, int | float):
                 raise TypeError(f"keep must be a number in (0, 1] or a mapping from glob to number, got {keep!r}.")
@@ -131,7 +130,7 @@ class CFDP(Method, name="cfdp"):
 
     def _keeps(self) -> Mapping[str, float]:
         if isinstance(self.keep, str):
-            return RATES[self.keep]
+            return fractions(self.keep)
         return self.keep if isinstance(self.keep, Mapping) else {"*": _KEEP if self.keep is None else self.keep}
 
     def plan(self, model: nn.Module, *, where: Where = None, calibration: Calibration = None) -> Plan:
