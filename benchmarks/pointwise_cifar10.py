@@ -36,8 +36,8 @@ RESULTS = ROOT / "benchmarks" / "results" / "pointwise_cifar10.json"
 PICTURE = ROOT / "docs" / "_static" / "pointwise_cifar10.png"
 RUNS = ROOT / "runs" / "pointwise_cifar10"
 SETTING = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96, 3, 1], [6, 160, 3, 2], [6, 320, 1, 1]]
-EPOCHS, LR = 0.6, 0.05
-TUNING, TUNING_LR, CUT_OFFS_LR = 0.2, 0.01, 0.03
+EPOCHS, LR = 0.5, 0.05
+TUNING, TUNING_LR, CUT_OFFS_LR = 0.15, 0.01, 0.03
 BATCH, CALIBRATION, FINE = 128, 256, 64
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "dense, tuned": {"kind": "dense", "tune": True},
@@ -61,7 +61,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "28 pixels": {"kind": "pixels", "side": 28},
 }
 """In the order in which they are run. ``tune``: trained on; the others see no label."""
-FIRST = 11
+FIRST = 8
 """So many arms are run for all seeds before the others."""
 
 ABOUT = (

@@ -16,6 +16,7 @@ import rounds
 import torch
 from pointwise_learned import RUNS
 from pointwise_mobilenetv2 import network, prepared
+from pointwise_peers import Smaller
 from realdata import imagenet
 from torch import nn
 
@@ -27,9 +28,10 @@ FILL = 300
 """Milliseconds of calls in a row: a network that runs by itself finds its weights in the cache."""
 
 
-def finalized(name: str, x: torch.Tensor) -> nn.Module:
+def finalized(name: str, x: torch.Tensor, side: int | None = None) -> nn.Module:
     """The network of an arm as it runs."""
     net = st.load_(network(), RUNS / f"{name}.safetensors").eval().requires_grad_(requires_grad=False)
+    net = net if side is None else Smaller(net, side)
     net.to(memory_format=torch.channels_last)
     with torch.no_grad():
         expected = net(x)
@@ -52,7 +54,7 @@ def main() -> None:
     nets = {"dense": network().to(memory_format=torch.channels_last)}
     for row in document["rows"]:
         if (RUNS / f"{row['name']}.safetensors").exists():
-            nets[row["name"]] = finalized(row["name"], x)
+            nets[row["name"]] = finalized(row["name"], x, row.get("side"))
     with torch.inference_mode():
         took = rounds.times(
             {name: lambda net=net: net(x) for name, net in nets.items()}, rounds=chosen.rounds, fill_ms=FILL
