@@ -175,6 +175,7 @@ TABLES: dict[str, tuple[str, Render]] = {
     "template-layers": ("template_layers.json", by_script("template_layers")),
     "template-speed": ("template_speed.json", by_script("template_speed")),
     "pointwise-frequencies": ("pointwise_frequencies.json", by_script("pointwise_frequencies")),
+    "pointwise-cifar10": ("pointwise_cifar10.json", by_script("pointwise_cifar10")),
     "pointwise-learned": ("pointwise_learned.json", by_script("pointwise_learned")),
     "pointwise-learned-time": ("pointwise_learned_time.json", by_script("pointwise_learned_time")),
     "resnet20": ("resnet20_cifar10.json", by_script("resnet20_cifar10")),

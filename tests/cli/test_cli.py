@@ -120,9 +120,14 @@ def test_plan_takes_the_papers_widths_by_name(shell):
     assert status == 0, err
     assert "keep='resnet56'" in out.splitlines()[0]
     assert re.search(r"layer1\.0\.conv1 +keep 13 of 16 channels", out)
-    status, _, err = shell("plan", *where, "--keep", "resnet57")
-    assert status == 2
-    assert "--keep takes a number, or GLOB=a number, got 'resnet57'" in err
+    mistakes = {
+        "resnet57": "keep must be a number, a mapping, one of vgg16_bn,",
+        "resnet56:[0.18]": "takes a list of 30 rates",
+    }
+    for keep, message in mistakes.items():
+        status, _, err = shell("plan", *where, "--keep", keep)
+        assert status == 2
+        assert message in err
 
 
 CFDP = ["--data", "digits", "--method", "cfdp", "--score", "l2"]

@@ -46,7 +46,7 @@ def in_rounds(model, method, count):
 @pytest.mark.parametrize("count", [2, 5])
 @pytest.mark.parametrize(
     ("keep", "round_to"),
-    [(0.5, 8), (0.5, 1), (0.3, 8), (0.7, 1), (0.01, 1), (1 / 3, 4), ({"layer1.*": 0.33, "layer2.*": 0.9}, 1)],
+    [(0.5, 8), (0.5, 1), (0.3, 8), (0.7, 1), (0.07, 1), (1 / 3, 4), ({"layer1.*": 0.33, "layer2.*": 0.9}, 1)],
 )
 def test_rounds_end_at_the_widths_of_a_single_cut(keep, round_to, count):
     method = CFDP(keep=keep, score="l2", round_to=round_to)

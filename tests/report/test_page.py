@@ -273,6 +273,14 @@ def test_notes_appear_only_where_they_apply():
     assert notes({}) == []
 
 
+def test_a_file_in_which_nothing_is_coded_holds_an_ordinary_network():
+    given = result()
+    given["compressed"]["bytes"].update(payload=0)
+    found = " ".join(notes(given))
+    assert "holds an ordinary network: nothing is decoded" in found
+    assert "coefficients" not in found
+
+
 def test_the_standard_error_is_the_binomial_one():
     (note,) = [note for note in notes(result()) if "standard error" in note]
     # sqrt(0.9803 * 0.0197 / 10,000) = 0.00139

@@ -68,7 +68,8 @@ Keep = Annotated[
     typer.Option(
         metavar="FRACTION",
         help="Fraction that stays, in (0, 1]; or GLOB=FRACTION, several times, first match wins. For cfdp also one of its paper's "
-        f"networks for the widths there, with --set round_to=1: {', '.join(WIDTHS)}.",
+        f"networks for the widths there, with --set round_to=1: {', '.join(WIDTHS)}; or such a network and its released program's "
+        "list of what goes, 'resnet56:[0.]+[0.3]*29'.",
         autocompletion=beginning(WIDTHS),
     ),
 ]
@@ -143,7 +144,7 @@ def settings(
     """
     found = {name: _parsed(value) for name, value in (_pair("--set", text) for text in others or ())}
     if keep:
-        named = method == "cfdp" and len(keep) == 1 and keep[0] in WIDTHS
+        named = method == "cfdp" and len(keep) == 1 and "=" not in keep[0] and not _is_number(keep[0])
         found["keep"] = keep[0] if named else _per_glob("--keep", keep, float)
     if floor:
         found["floor"] = _per_glob("--floor", floor, int)
@@ -156,6 +157,14 @@ def settings(
     if target is not None:
         found["target"] = target
     return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _per_glob(option: str, texts: list[str], number: Callable[[str], Any]) -> Any:

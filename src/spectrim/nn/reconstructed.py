@@ -167,7 +167,9 @@ class TemplateConv(Layer, kind="template-conv"):
 
     def _agree(self) -> None:
         """Give all processes what the first one decided: each has seen other batches."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        how = self.rebuilding
+        data = how is not None and (how.looks or how.saliency == "taylor")
+        if data and torch.distributed.is_available() and torch.distributed.is_initialized():
             biases = [] if self.bias is None else [self.bias]
             for each in (self.template, self.turned, self.transformations, *biases):
                 torch.distributed.broadcast(each.detach().view(torch.uint8), 0)  # no backend takes 16-bit integers

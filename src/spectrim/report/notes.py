@@ -69,6 +69,8 @@ def _plain(result: Mapping[str, Any]) -> str:
     total = number(result, "compressed", "bytes", "total")
     if not plain or not total or payload is None or plain < payload:
         return ""
+    if payload == 0:  # channels went, or nothing did
+        return "The file holds an ordinary network: nothing is decoded when it is loaded, and it runs as it is."
     return (
         f"{units.percent(plain / total)} of the file are tensors that the method leaves alone: biases, normalisations, "
         "skipped layers. Keeping fewer coefficients makes it hardly smaller."

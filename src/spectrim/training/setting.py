@@ -126,7 +126,8 @@ class Setting:
         """
         if self.job.rounds == 1:
             return (self.method,)
-        return self.method.in_rounds(self.network(), self.job.rounds, calibration=self.calibration)
+        where = None if self.job.where is None else list(self.job.where)
+        return self.method.in_rounds(self.network(), self.job.rounds, where=where, calibration=self.calibration)
 
 
 @dataclass(frozen=True)
