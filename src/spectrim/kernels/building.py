@@ -47,9 +47,10 @@ def build(*, verbose: bool = False) -> bool:
                         verbose=verbose,
                     )
                     made = folder / f"{name}{cpp_extension.LIB_EXT}"
-                    shutil.copy(made, folder / "half.so").replace(ready)
+                    half = Path(shutil.copy(made, folder / "half.so"))
+                    half.replace(ready)
             if not built():
-                torch.ops.load_library(ready)
+                torch.ops.load_library(ready)  # type: ignore[no-untyped-call]
         except (RuntimeError, OSError, ImportError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             warnings.warn(f"the kernels were not built, plain torch goes on: {reason}", stacklevel=2)
