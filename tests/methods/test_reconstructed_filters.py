@@ -66,6 +66,38 @@ def test_reductions_at_uniform_rates_are_the_papers(network, rate, expected):
     assert found == pytest.approx(expected, abs=0.02)
 
 
+@pytest.mark.parametrize(
+    ("pointwise", "rate", "expected"),
+    [
+        (True, 0.3, (28.8, 27.4, 59.5)),
+        (True, 0.5, (48.0, 45.6, 68.6)),
+        (True, 0.7, (65.1, 63.8, 77.6)),
+        (True, 0.9, (78.7, 81.0, 86.2)),
+        (False, 0.7, (29.6, 30.7)),
+        (False, 0.8, (32.7, 35.0)),
+        (False, 0.9, (34.8, 38.8)),
+        (False, 1.0, (35.1, 39.8)),
+    ],
+)
+def test_reductions_of_resnet50_are_the_papers_with_and_without_kernels_of_one_tap(pointwise, rate, expected):
+    torchvision = pytest.importorskip("torchvision")
+    with torch.device("meta"):
+        model = torchvision.models.resnet50()
+        layers = convolutions(model, 224)
+    dense, dense_macs = 25_557_032, 4_087_136_256
+    assert sum(p.numel() for p in model.parameters()) == dense
+    assert sum(positions * sizes.inside * sizes.outside * sizes.taps for sizes, positions in layers) == dense_macs
+    macs, real, by_equation = dense_macs, dense, dense
+    for sizes, positions in layers[1:]:
+        if sizes.taps > 1 or pointwise:
+            count, whole = max(32, int((1 - rate) * sizes.outside + 0.5)), sizes.inside * sizes.outside * sizes.taps
+            macs -= positions * (whole - products(sizes, count, groups=2))
+            real -= whole - stored(sizes, count, groups=2)
+            by_equation -= whole - stored_by_equation(sizes, count, groups=2)
+    found = (100 * (1 - macs / dense_macs), 100 * (1 - real / dense), 100 * (1 - by_equation / dense))
+    assert found[: len(expected)] == pytest.approx(expected, abs=0.06)
+
+
 def test_a_plan_names_every_convolution_and_touches_none():
     model = resnet20()
     before = copy.deepcopy(model.state_dict())

@@ -256,6 +256,14 @@ def test_a_missing_library_is_named_with_what_installs_it(library: str, monkeypa
         render(result())
 
 
+def test_a_network_whose_rebuilt_layers_are_dense_says_what_two_stages_would_save():
+    sizes = {"payload": 0, "plain": 900, "total": 1_000}
+    given = {"dense": {"macs": 50}, "compressed": {"macs": 50, "macs_in_two_stages": 25, "bytes": sizes}}
+    (note,) = notes(given)
+    assert "no faster in two stages" in note
+    assert "2x fewer multiplications" in note
+
+
 def test_notes_appear_only_where_they_apply():
     given = result()
     assert len(notes(given)) == 6

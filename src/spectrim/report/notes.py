@@ -40,6 +40,13 @@ def _speed(result: Mapping[str, Any]) -> str:
     before, after = number(result, "dense", "macs"), number(result, "compressed", "macs")
     if before is None or after is None or before <= 0:
         return ""
+    staged = number(result, "compressed", "macs_in_two_stages")
+    if after == before and staged is not None and staged < before:
+        return (
+            f"On this machine, at this size, rebuilt layers are no faster in two stages, so the network computes what it computed "
+            f"before; in two stages there are {units.change(before, staged, less='fewer', more='more')} multiplications. "
+            "Compiled forms (spectrim bench --kernels) may win where the plain ones do not."
+        )
     if after == before:
         return (
             "The compression saves storage and transfer, not time: the weights are decoded when the file is loaded, and "
@@ -67,7 +74,7 @@ def _dtype(result: Mapping[str, Any]) -> str:
 def _plain(result: Mapping[str, Any]) -> str:
     plain, payload = number(result, "compressed", "bytes", "plain"), number(result, "compressed", "bytes", "payload")
     total = number(result, "compressed", "bytes", "total")
-    if not plain or not total or payload is None or plain < payload:
+    if not plain or not total or not payload or plain < payload:
         return ""
     if payload == 0:  # channels went, or nothing did
         return "The file holds an ordinary network: nothing is decoded when it is loaded, and it runs as it is."
