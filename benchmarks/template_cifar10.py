@@ -358,18 +358,20 @@ def draw(results: Mapping[str, Any], picture: Path) -> None:
             ("rebuilt", [each for each in plain if not each["control"]], "#0b6e99"),
             ("pruned", [each for each in plain if each["control"]], "#b5651d"),
         ):
-            points = sorted(
-                (100 * (1 - each["macs"] / dense["macs"]), each["accuracy"]) for each in mine_ if each["less_macs"]
-            )
-            if points:
-                curve.plot(
-                    *zip(*points, strict=True),
-                    "o-",
-                    color=colour,
-                    ms=5,
-                    lw=1.3,
-                    label=f"{label}, {EPOCHS[name]:g} epochs",
-                )
+            budgets = [
+                [
+                    (100 * (1 - each["macs"] / dense["macs"]), each["accuracy"])
+                    for each in mine_
+                    if each["less_macs"] == less
+                ]
+                for less in sorted({each["less_macs"] for each in mine_} - {0})
+            ]
+            if budgets:
+                means = [[statistics.fmean(axis) for axis in zip(*points, strict=True)] for points in budgets]
+                curve.plot(*zip(*means, strict=True), color=colour, lw=1.3)
+                every = [point for points in budgets for point in points]
+                name_ = f"{label}, {EPOCHS[name]:g} epochs"
+                curve.plot(*zip(*every, strict=True), "o", color=colour, ms=5, label=name_)
         curve.axhline(dense["accuracy"], color="0.45", lw=1, ls=":", label="pretrained, dense")
         published = [(each["less_macs"], each["accuracy"]) for each in results["published"] if each["less_macs"]]
         curve.plot(
