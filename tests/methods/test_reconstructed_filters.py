@@ -123,16 +123,46 @@ def test_the_fastest_form_is_taken_where_it_is_measured(monkeypatch):
     x = torch.rand(1, 3, 32, 32)
     expected = model(x)
 
-    def last_wins(forms, x, *, site):
+    def last_wins(forms, x, *, site, **_):
         return Choice(site, tuple(x.shape), dict.fromkeys(forms, 1.0), list(forms)[-1])
 
-    monkeypatch.setattr("spectrim.verbs.fastest", last_wins)
+    monkeypatch.setattr("spectrim.measure.layer_forms.fastest", last_wins)
     choices: list[Choice] = []
     st.finalize_(model, example=x, choices=choices)
     swapped = {path for path, module in model.named_modules() if isinstance(module, TwoStageConv)}
+    assert choices.pop().site == "(the model)"
     assert swapped == {choice.site for choice in choices if choice.taken != "dense"}
     assert swapped
     torch.testing.assert_close(model(x), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_layers_that_win_alone_and_lose_together_are_dense_again(monkeypatch):
+    torch.manual_seed(0)
+    model = resnet20().eval()
+    st.compress_(model, st.ReconstructedFilters(keep=0.5, groups=1), where="layer3.0.*")
+    st.anneal_(model, 1.0)
+    x = torch.rand(1, 3, 32, 32)
+    expected, whole = model(x), []
+
+    def alone(forms, x, *, site, **_):
+        if site == "(the model)":
+            whole.extend((name, each(x), stages(each)) for name, each in forms.items())
+        return Choice(site, tuple(x.shape), dict.fromkeys(forms, 1.0), list(forms)[0 if whole else -1])
+
+    def stages(network):
+        return sum(isinstance(module, TwoStageConv) for module in network.modules())
+
+    monkeypatch.setattr("spectrim.measure.layer_forms.fastest", alone)
+    choices: list[Choice] = []
+    st.finalize_(model.train(), example=x, choices=choices)
+    assert [(name, count) for name, _, count in whole] == [("dense", 0), ("as chosen", 2)]
+    for _, found, _ in whole:
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert [(choice.site, choice.taken) for choice in choices] == [
+        ("layer3.0.conv1", "dense"), ("layer3.0.conv2", "dense"), ("(the model)", "dense"),
+    ]  # fmt: skip
+    assert not stages(model)
+    assert all(module.training for module in model.modules())
 
 
 def test_what_is_not_faster_stays_dense_and_what_was_measured_is_told(monkeypatch):
