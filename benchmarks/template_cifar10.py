@@ -80,6 +80,7 @@ class Arm:
     epochs: float | None = None
 
 
+OUTPUTS = {"assign": "outputs", "start": "outputs"}
 ARMS = {
     "resnet20-48-rebuilt": Arm(network="resnet20", less=48, seeds=(0, 1, 2)),
     "resnet20-48-pruned": Arm(network="resnet20", less=48, control=True, seeds=(0, 1, 2)),
@@ -96,6 +97,10 @@ ARMS = {
     "resnet20-48-distilled-sharp": Arm(
         network="resnet20", less=48, distillation={"share": 1.0, "temperature": 1.0}
     ),
+    "resnet20-48-outputs": Arm(network="resnet20", less=48, settings=OUTPUTS),
+    "resnet20-56-outputs": Arm(network="resnet20", less=56, settings=OUTPUTS),
+    "resnet20-36-outputs": Arm(network="resnet20", less=36, settings=OUTPUTS),
+    "resnet56-48-outputs": Arm(network="resnet56", less=48, settings=OUTPUTS),
     "resnet56-48-rebuilt": Arm(network="resnet56", less=48),
     "resnet56-48-pruned": Arm(network="resnet56", less=48, control=True),
     "resnet56-36-rebuilt": Arm(network="resnet56", less=36),
@@ -348,14 +353,23 @@ def draw(results: Mapping[str, Any], picture: Path) -> None:
         mine = [each for each in entries if each["network"] == name and each["epochs"] == EPOCHS[name]]
         dense = results["dense"][name]
         plain = [each for each in mine if not each["settings"] and not each["distillation"]]
-        for label, control, colour in (("rebuilt", False, "#0b6e99"), ("pruned", True, "#b5651d")):
+        for label, mine_, colour in (
+            ("rebuilt from outputs", [each for each in mine if each["settings"] == OUTPUTS], "#3a8f4d"),
+            ("rebuilt", [each for each in plain if not each["control"]], "#0b6e99"),
+            ("pruned", [each for each in plain if each["control"]], "#b5651d"),
+        ):
             points = sorted(
-                (100 * (1 - each["macs"] / dense["macs"]), each["accuracy"])
-                for each in plain if each["less_macs"] and each["control"] == control
-            )  # fmt: skip
-            curve.plot(
-                *zip(*points, strict=True), "o-", color=colour, ms=5, lw=1.3, label=f"{label}, {EPOCHS[name]:g} epochs"
+                (100 * (1 - each["macs"] / dense["macs"]), each["accuracy"]) for each in mine_ if each["less_macs"]
             )
+            if points:
+                curve.plot(
+                    *zip(*points, strict=True),
+                    "o-",
+                    color=colour,
+                    ms=5,
+                    lw=1.3,
+                    label=f"{label}, {EPOCHS[name]:g} epochs",
+                )
         curve.axhline(dense["accuracy"], color="0.45", lw=1, ls=":", label="pretrained, dense")
         published = [(each["less_macs"], each["accuracy"]) for each in results["published"] if each["less_macs"]]
         curve.plot(

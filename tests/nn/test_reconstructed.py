@@ -198,8 +198,8 @@ def test_factors_of_zero_are_filter_pruning():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("start", ["lstsq", "ones"])
-@pytest.mark.parametrize("assign", ["modulo", "cosine", "random"])
+@pytest.mark.parametrize("start", ["lstsq", "ones", "outputs"])
+@pytest.mark.parametrize("assign", ["modulo", "cosine", "random", "outputs"])
 def test_what_a_file_holds_computes_the_same(family, start, assign):
     layers = rebuilding(network(), family=family, groups=1, start=start, assign=assign, stages=3)
     anneal_(layers, 0.5)
