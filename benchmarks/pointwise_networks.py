@@ -213,6 +213,13 @@ def stored(name: str, keep: float) -> Path:
     return RUNS / f"{name}-{keep}.json"
 
 
+def there() -> dict[tuple[str, float], dict[str, Any]]:
+    """The rows that are written already."""
+    path = rounds.RESULTS / f"{NAME}.json"
+    found = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    return {(row["network"], row["keep"]): row for row in found}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=[*NETWORKS], action="append", help="these networks, not all")
@@ -224,26 +231,26 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     assert build(), "this benchmark needs the compiled form"
-    path = rounds.RESULTS / f"{NAME}.json"
-    found = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
-    rows: dict[tuple[str, float], dict[str, Any]] = {(row["network"], row["keep"]): row for row in found}
+    rows: dict[tuple[str, float], dict[str, Any]] = {}
     sample, _ = imagenet("imagenet-sample-1000.npz", crop=224)
     images = sample[:: len(sample) // CALIBRATION][:CALIBRATION]
 
     def write() -> None:
-        ordered = [rows[key] for key in itertools.product(NETWORKS, KEEPS) if key in rows]
+        found = there() | rows  # a call beside this one may have written
+        ordered = [found[key] for key in itertools.product(NETWORKS, KEEPS) if key in found]
         rounds.write(NAME, ordered, seed=chosen.seed, rounds=chosen.rounds, calibration=CALIBRATION)
 
     for name in chosen.only or NETWORKS:
         network = NETWORKS[name]
         if chosen.time:
             for keep in OTHERS if network.without else KEEPS:
-                if chosen.again or (name, keep) not in rows:
+                if chosen.again or (name, keep) not in there():
                     rows[name, keep] = measured(name, network, keep, images, chosen)
                     print(rows[name, keep], flush=True)
                     write()
         elif not network.without:
-            wanted = [row for key, row in rows.items() if key[0] == name and (chosen.again or "top1" not in row)]
+            rows = {key: row for key, row in there().items() if key[0] == name}
+            wanted = [row for row in rows.values() if chosen.again or "top1" not in row]
             if wanted:
                 accuracy(name, network, wanted, chosen.seed)
                 write()
