@@ -103,12 +103,28 @@ def write(name: str, rows: Sequence[Mapping[str, Any]], *, seed: int, **more: An
     return path
 
 
-def options(description: str, *, rounds: int) -> argparse.Namespace:
-    """The command line that the benchmarks share; sets the number of threads."""
+def merged(name: str, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Rows in place of those of the same name that ``results/NAME.json`` has, or behind them."""
+    path = RESULTS / f"{name}.json"
+    found = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    return [*({row["name"]: row for row in found} | {row["name"]: row for row in rows}).values()]
+
+
+def options(description: str, *, rounds: int, settings: int = 0) -> argparse.Namespace:
+    """The command line that the benchmarks share; sets the number of threads.
+
+    Args:
+        description: Of the benchmark.
+        rounds: Figures per case, if no other number is asked for.
+        settings: How many settings there are, where some of them may be asked for.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=rounds, help="figures per case (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of one operation (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
+    if settings:
+        numbers = range(settings)
+        parser.add_argument("--setting", type=int, nargs="+", choices=numbers, default=numbers, help="these, not all")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(chosen.seed)
