@@ -20,13 +20,23 @@ import torch
 from spectrim.measure.surroundings import hardware, versions
 
 RESULTS = Path(__file__).parent / "results"
-COMMIT = subprocess.run(
-    ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-    cwd=Path(__file__).parent,
-    capture_output=True,
-    text=True,
-    check=False,
-).stdout.strip() or None  # fmt: skip
+
+
+def _commit() -> str | None:
+    """Of the working tree; dirty if anything but documents and measured numbers, which a benchmark writes itself, differs from it."""
+
+    def git(*words: str) -> str:
+        asked = subprocess.run(
+            ["git", *words], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+        )
+        return asked.stdout.strip()
+
+    found = git("describe", "--always", "--abbrev=12")
+    changed = git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!docs", ":!README.md", ":!CHANGELOG.md")
+    return (found + "-dirty" * bool(changed)) or None
+
+
+COMMIT = _commit()
 """What was measured: taken when the program starts, as the working tree may move on while it runs."""
 
 
