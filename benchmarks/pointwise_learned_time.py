@@ -86,18 +86,18 @@ def table(document: Mapping[str, Any]) -> str:
     rows = {(row["name"], row["batch"], row["threads"]): row for row in document["rows"]}
     heads = [f"batch {batch}, {threads} thread{'s' * (threads > 1)}" for batch, threads in settings]
     lines = ["| " + " | ".join(["bands", *heads]) + " |", "| :-- |" + " --: |" * len(settings)]
-    for name in dict.fromkeys(row["name"] for row in document["rows"]):
+    for name in dict.fromkeys(["dense", *(row["name"] for row in document["rows"])]):
         cells = []
         for setting in settings:
-            dense, own = rows.get(("dense", *setting)), rows.get((name, *setting))
-            if own is None or dense is None:
+            own = rows.get((name, *setting))
+            if own is None:
                 cells.append("–")
-                continue
-            paired = own.get("paired", own["wall_median_ms"] / dense["wall_median_ms"])
-            ratios = f"{own['time']:.2f} / {paired:.2f}"
-            cells.append(f"{own['wall_ms']:.1f} ms" if name == "dense" else ratios)
+            elif name == "dense":
+                cells.append(f"{own['wall_ms']:.1f} ms")
+            else:
+                cells.append(f"{own['time']:.2f}" + (f" / {own['paired']:.2f}" if "paired" in own else ""))
         lines.append("| " + " | ".join([name, *cells]) + " |")
-    note = "Time relative to the dense network: of the least of all rounds / the median over the rounds, in each of which both take their turn; the dense network's own in milliseconds."
+    note = "Time relative to the dense network: of the least of all rounds / the median over the rounds, in each of which both take their turn, where it was kept; the dense network's own in milliseconds."
     return "\n".join(lines) + "\n\n" + note
 
 
