@@ -29,3 +29,11 @@ def test_multiplications_of_bands_are_told_from_those_of_the_plain_form():
     (note,) = said(run(0.79, edits=edits), "by rows and columns")
     assert "2 pointwise convolutions of 3 M multiplications became 800" in note
     assert not said(run(0.79, edits=[{"spec": {"rank": 3}}]), "by rows and columns")
+
+
+def test_a_network_with_bands_is_not_called_an_ordinary_one():
+    banded, plain = run(0.79, edits=[{"spec": {"macs": [9, 3, 1]}}]), run(0.79)
+    for result in (banded, plain):
+        result["compressed"]["bytes"] = {"payload": 0, "plain": 900, "total": 1_000}
+    assert said(plain, "holds an ordinary network")
+    assert not said(banded, "holds an ordinary network")

@@ -55,8 +55,7 @@ def _untrained(result: Mapping[str, Any]) -> str:
 
 def _bands(result: Mapping[str, Any]) -> str:
     """How many multiplications the plan's bands leave: another number than that of the plain form."""
-    edits = [edit for plan in mappings(result, "plans") for edit in mappings(plan, "edits")]
-    costs = [spec["macs"] for edit in edits if isinstance(spec := edit.get("spec"), Mapping) and "macs" in spec]
+    costs = _costs(result)
     if not costs:
         return ""
     whole, kept, transforms = (sum(each) for each in zip(*costs, strict=True))
@@ -65,6 +64,12 @@ def _bands(result: Mapping[str, Any]) -> str:
         f"{units.short(transforms)} to transform by rows and columns, as the compiled kernels do. The multiply-adds above are those of plain torch, "
         "which transforms coefficient by coefficient."
     )
+
+
+def _costs(result: Mapping[str, Any]) -> list[Any]:
+    """Of the pointwise convolutions that were cut to bands: multiplications before, behind, and of the transforms."""
+    edits = [edit for plan in mappings(result, "plans") for edit in mappings(plan, "edits")]
+    return [spec["macs"] for edit in edits if isinstance(spec := edit.get("spec"), Mapping) and "macs" in spec]
 
 
 def _speed(result: Mapping[str, Any]) -> str:
@@ -105,7 +110,7 @@ def _dtype(result: Mapping[str, Any]) -> str:
 def _plain(result: Mapping[str, Any]) -> str:
     plain, payload = number(result, "compressed", "bytes", "plain"), number(result, "compressed", "bytes", "payload")
     total = number(result, "compressed", "bytes", "total")
-    if not plain or not total or not payload or plain < payload:
+    if not plain or not total or payload is None or plain < payload or _costs(result):
         return ""
     if payload == 0:  # channels went, or nothing did
         return "The file holds an ordinary network: nothing is decoded when it is loaded, and it runs as it is."
