@@ -119,7 +119,7 @@ def empty(arm: Mapping[str, Any]) -> nn.Module:
     return Smaller(net, arm["side"]) if arm["kind"] == "pixels" else net
 
 
-def started(seed: int) -> nn.Module:
+def started(seed: int, train: Images) -> nn.Module:
     """The network with ImageNet's weights and a fresh classifier."""
     from realdata import mobilenet_v2_weights
 
@@ -129,7 +129,29 @@ def started(seed: int) -> nn.Module:
     net.load_state_dict(known, strict=False)
     with torch.no_grad():  # those weights were trained on images between -1 and 1
         net.features[0][0].weight *= 2 * torch.tensor(STD)[None, :, None, None]
+    unfold_(net, torch.cat(calibration(train, seed)))
     return net
+
+
+@torch.no_grad()
+def unfold_(net: nn.Module, images: Tensor) -> None:
+    """Give every norm the statistics of its input, and the scale and shift that undo them: those weights come with their norms folded.
+
+    What the network computes stays; but now it computes the same with the statistics of a batch, and can be trained.
+    """
+    seen: dict[nn.BatchNorm2d, Tensor] = {}
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(lambda norm, given: seen.update({norm: given[0]})) for norm in norms]
+    net.eval()(images)
+    for hook in hooks:
+        hook.remove()
+    for norm, x in seen.items():
+        old = norm.weight / (norm.running_var + norm.eps).sqrt()
+        mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3))
+        norm.bias += old * (mean - norm.running_mean)
+        norm.weight.copy_(old * (variance + norm.eps).sqrt())
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
 
 
 def calibration(train: Images, seed: int) -> list[Tensor]:
@@ -228,7 +250,7 @@ def tested(net: nn.Module, test: Images) -> float:
 def base_of(seed: int, train: Images) -> tuple[nn.Module, dict[str, float]]:
     """The dense network of a seed, and the seconds that its training took; trained if it is not there."""
     if not place("base", seed).exists():
-        net = started(seed)
+        net = started(seed, train)
         clock = trained(net, train, epochs=EPOCHS, lr=LR, seed=seed, checkpoint=place("base", seed, "ckpt"))
         write(place("base", seed, "json"), clock.to_json())
         st.save(net, place("base", seed), dtype=torch.float32)
