@@ -386,7 +386,7 @@ def draw(results: Mapping[str, Any], picture: Path) -> None:
         curve.set_xlabel("fewer multiply-accumulates, %", fontsize=9)
         curve.set_ylabel("accuracy, %", fontsize=9)
         curve.set_title(f"{name}, CIFAR-10", fontsize=9, loc="left")
-        curve.legend(frameon=False, fontsize=8)
+        curve.legend(frameon=False, fontsize=8, loc="lower left")
         arms = {}
         for each in mine:
             if each["less_macs"] == 48:

@@ -171,6 +171,7 @@ TABLES: dict[str, tuple[str, Render]] = {
     "pointwise-layers": ("pointwise_layers.json", by_script("pointwise_layers")),
     "pointwise-onnx": ("pointwise_onnx.json", by_script("pointwise_onnx")),
     "pointwise-onnx-layers": ("pointwise_onnx_layers.json", by_script("pointwise_onnx_layers")),
+    "pointwise-networks": ("pointwise_networks.json", by_script("pointwise_networks")),
     "pointwise-mobilenetv2": ("pointwise_mobilenetv2.json", by_script("pointwise_mobilenetv2")),
     "template-layers": ("template_layers.json", by_script("template_layers")),
     "template-speed": ("template_speed.json", by_script("template_speed")),

@@ -228,6 +228,33 @@ def test_after_cuts_of_channels_and_under_frequency_regularization_in_one_file(t
     assert sizes[1] < 0.5 * sizes[0]
 
 
+@pytest.mark.parametrize(
+    ("convolution", "norm", "sides"), [(nn.Conv1d, nn.BatchNorm1d, (40,)), (nn.Conv3d, nn.BatchNorm3d, (6, 7, 8))]
+)
+def test_signals_and_volumes_go_all_the_way(convolution, norm, sides, tmp_path):
+    def network():
+        return nn.Sequential(
+            convolution(2, 16, 3, padding=1), nn.ReLU(), convolution(16, 24, 3, stride=2, padding=1, bias=False),
+            norm(24), nn.ReLU(), convolution(24, 16, 3), nn.Flatten(),
+        )  # fmt: skip
+
+    torch.manual_seed(0)
+    model, x = network().train(), torch.rand(4, 2, *sides)
+    st.compress_(model, st.ReconstructedFilters(target="macs:0.7", assign="outputs", start="outputs"), calibration=x)
+    for step in range(3):
+        model(x)
+        st.anneal_(model, (step + 1) / 3)
+    expected = model.eval()(x)
+    st.save(model, tmp_path / "model.safetensors", dtype=torch.float32)
+    loaded = st.load_(network(), tmp_path / "model.safetensors", decode=False).eval()
+    torch.testing.assert_close(loaded(x), expected, atol=1e-5, rtol=1e-4)
+    choices: list[Choice] = []
+    st.finalize_(loaded, example=x, choices=choices)
+    torch.testing.assert_close(loaded(x), expected, atol=1e-5, rtol=1e-4)
+    assert [choice.site for choice in choices][:2] == ["2", "5"]
+    assert all("two stages" in choice.ms for choice in choices[:2])
+
+
 def test_what_is_still_to_be_rebuilt_is_not_coded():
     model = st.compress_(resnet20(), st.ReconstructedFilters(keep=0.5))
     plan = st.plan(model, st.FrequencyRegularization(keep=0.1))

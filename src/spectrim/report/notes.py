@@ -7,6 +7,9 @@ from typing import Any
 from spectrim.report import units
 from spectrim.report.reading import at, mappings, number, text
 
+_LOSS = 0.01
+"""A fraction of the images."""
+
 
 def notes(result: Mapping[str, Any]) -> list[str]:
     """Honest remarks on a result.
@@ -17,7 +20,8 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     >>> notes({"dense": {"macs": 5}, "compressed": {"macs": 5}})
     ['The compression saves storage and transfer, not time: the weights are decoded when the file is loaded, and ...]
     """
-    found = [_chance(result), _speed(result), _dtype(result), _plain(result), _loaded(result), _skips(result)]
+    found = [_chance(result), _untrained(result), _speed(result), _bands(result), _dtype(result), _plain(result)]
+    found += [_loaded(result), _skips(result)]
     return [note for note in found if note]
 
 
@@ -34,6 +38,38 @@ def _chance(result: Mapping[str, Any]) -> str:
         f"error of each figure is {error:.2g} points. "
         + (f"This is one run with seed {seed:.0f}; others differ." if seed is not None else "This is one run.")
     )
+
+
+def _untrained(result: Mapping[str, Any]) -> str:
+    """What to do about a loss that no training made up for."""
+    before, after = number(result, "dense", "metric"), number(result, "compressed", "metric")
+    if before is None or after is None or number(result, "recipe", "compressed", "epochs") != 0:
+        return ""
+    if before - after < _LOSS:
+        return ""
+    return (
+        f"Nothing was trained after the cut ({units.points(before, after)}). Ask for less of a cut, or let the network "
+        "train (--epochs; --distill 1 needs no labels)."
+    )
+
+
+def _bands(result: Mapping[str, Any]) -> str:
+    """How many multiplications the plan's bands leave: another number than that of the plain form."""
+    costs = _costs(result)
+    if not costs:
+        return ""
+    whole, kept, transforms = (sum(each) for each in zip(*costs, strict=True))
+    return (
+        f"{units.plural(len(costs), 'pointwise convolution')} of {units.short(whole)} multiplications became {units.short(kept)}, and "
+        f"{units.short(transforms)} to transform by rows and columns, as the compiled kernels do. The multiply-adds above are those of plain torch, "
+        "which transforms coefficient by coefficient."
+    )
+
+
+def _costs(result: Mapping[str, Any]) -> list[Any]:
+    """Of the pointwise convolutions that were cut to bands: multiplications before, behind, and of the transforms."""
+    edits = [edit for plan in mappings(result, "plans") for edit in mappings(plan, "edits")]
+    return [spec["macs"] for edit in edits if isinstance(spec := edit.get("spec"), Mapping) and "macs" in spec]
 
 
 def _speed(result: Mapping[str, Any]) -> str:
@@ -74,7 +110,7 @@ def _dtype(result: Mapping[str, Any]) -> str:
 def _plain(result: Mapping[str, Any]) -> str:
     plain, payload = number(result, "compressed", "bytes", "plain"), number(result, "compressed", "bytes", "payload")
     total = number(result, "compressed", "bytes", "total")
-    if not plain or not total or not payload or plain < payload:
+    if not plain or not total or payload is None or plain < payload or _costs(result):
         return ""
     if payload == 0:  # channels went, or nothing did
         return "The file holds an ordinary network: nothing is decoded when it is loaded, and it runs as it is."
