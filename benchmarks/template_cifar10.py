@@ -386,6 +386,8 @@ def draw(results: Mapping[str, Any], picture: Path) -> None:
         curve.set_xlabel("fewer multiply-accumulates, %", fontsize=9)
         curve.set_ylabel("accuracy, %", fontsize=9)
         curve.set_title(f"{name}, CIFAR-10", fontsize=9, loc="left")
+        low, high = curve.get_ylim()
+        curve.set_ylim(low - 0.45 * (high - low), high)  # room for the legend
         curve.legend(frameon=False, fontsize=8, loc="lower left")
         arms = {}
         for each in mine:
