@@ -9,6 +9,7 @@ folded in all of them, they run in channels_last, and the finalized network's ou
 import argparse
 import json
 import math
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ import rounds
 import torch
 from pointwise_learned import RUNS
 from pointwise_mobilenetv2 import network, prepared
+from pointwise_peers import Smaller
 from realdata import imagenet
 from torch import nn
 
@@ -27,9 +29,10 @@ FILL = 300
 """Milliseconds of calls in a row: a network that runs by itself finds its weights in the cache."""
 
 
-def finalized(name: str, x: torch.Tensor) -> nn.Module:
+def finalized(name: str, x: torch.Tensor, side: int | None = None) -> nn.Module:
     """The network of an arm as it runs."""
     net = st.load_(network(), RUNS / f"{name}.safetensors").eval().requires_grad_(requires_grad=False)
+    net = net if side is None else Smaller(net, side)
     net.to(memory_format=torch.channels_last)
     with torch.no_grad():
         expected = net(x)
@@ -41,6 +44,9 @@ def finalized(name: str, x: torch.Tensor) -> nn.Module:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "arms", nargs="*", metavar="ARM", help="default: all; the dense network always runs beside them"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=20)
@@ -51,8 +57,10 @@ def main() -> None:
     document = json.loads((rounds.RESULTS / "pointwise_learned.json").read_text(encoding="utf-8"))
     nets = {"dense": network().to(memory_format=torch.channels_last)}
     for row in document["rows"]:
+        if chosen.arms and row["name"] not in chosen.arms:
+            continue
         if (RUNS / f"{row['name']}.safetensors").exists():
-            nets[row["name"]] = finalized(row["name"], x)
+            nets[row["name"]] = finalized(row["name"], x, row.get("side"))
     with torch.inference_mode():
         took = rounds.times(
             {name: lambda net=net: net(x) for name, net in nets.items()}, rounds=chosen.rounds, fill_ms=FILL
@@ -60,32 +68,36 @@ def main() -> None:
     path = rounds.RESULTS / f"{NAME}.json"
     rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     setting = {"threads": chosen.threads, "batch": chosen.batch}
-    rows = [row for row in rows if {key: row[key] for key in setting} != setting]
+    rows = [row for row in rows if {key: row[key] for key in setting} != setting or row["name"] not in took]
     dense = min(took["dense"].wall)
     for name, each in took.items():
         ratio = min(each.wall) / dense
-        rows.append(
-            {"name": name, **setting, **each.to_json(), "time": ratio, "rounds": chosen.rounds, "commit": rounds.COMMIT}
-        )
+        paired = statistics.median(own / other for own, other in zip(each.wall, took["dense"].wall, strict=True))
+        row = {"name": name, **setting, **each.to_json(), "time": ratio, "paired": paired, "rounds": chosen.rounds}
+        rows.append({**row, "commit": rounds.COMMIT})
         print(f"{name:<24} {min(each.wall):8.2f} ms  {ratio:.3f}", flush=True)
         assert math.isfinite(ratio)
     rounds.write(NAME, rows, seed=0)
 
 
 def table(document: Mapping[str, Any]) -> str:
-    """Ratios of minima and of medians in every setting, which tell how far the machine is to be believed."""
+    """Ratios of minima and medians of ratios in every setting, which tell how far the machine is to be believed."""
     settings = sorted({(row["batch"], row["threads"]) for row in document["rows"]})
     rows = {(row["name"], row["batch"], row["threads"]): row for row in document["rows"]}
     heads = [f"batch {batch}, {threads} thread{'s' * (threads > 1)}" for batch, threads in settings]
     lines = ["| " + " | ".join(["bands", *heads]) + " |", "| :-- |" + " --: |" * len(settings)]
-    for name in dict.fromkeys(row["name"] for row in document["rows"]):
+    for name in dict.fromkeys(["dense", *(row["name"] for row in document["rows"])]):
         cells = []
         for setting in settings:
-            dense, own = rows["dense", *setting], rows[name, *setting]
-            ratios = f"{own['time']:.2f} / {own['wall_median_ms'] / dense['wall_median_ms']:.2f}"
-            cells.append(f"{own['wall_ms']:.1f} ms" if name == "dense" else ratios)
+            own = rows.get((name, *setting))
+            if own is None:
+                cells.append("–")
+            elif name == "dense":
+                cells.append(f"{own['wall_ms']:.1f} ms")
+            else:
+                cells.append(f"{own['time']:.2f}" + (f" / {own['paired']:.2f}" if "paired" in own else ""))
         lines.append("| " + " | ".join([name, *cells]) + " |")
-    note = "Time relative to the dense network: of the least of all rounds / of their medians; the dense network's own in milliseconds."
+    note = "Time relative to the dense network: of the least of all rounds / the median over the rounds, in each of which both take their turn, where it was kept; the dense network's own in milliseconds."
     return "\n".join(lines) + "\n\n" + note
 
 

@@ -1,6 +1,6 @@
 """MobileNetV2 in onnxruntime, dense and with pruned pointwise convolutions: time of an image, and accuracy.
 
-    python benchmarks/pointwise_onnx.py [--rounds 40]
+    python benchmarks/pointwise_onnx.py [--rounds 40] [--setting 0 1 2 3]
 
 Needs ``SPECTRIM_DATA`` with imagenet-val-1300.npz, imagenet-sample-1000.npz (for the bands) and the weights of MobileNetV2. Norms are
 folded everywhere. Nothing is trained. Each network is exported by the library, which measures every layer in onnxruntime first, and timed in a
@@ -48,7 +48,7 @@ def answers(model: torch.nn.Module, images: Tensor) -> Tensor:
 
 
 def main() -> None:
-    chosen = rounds.options(__doc__.splitlines()[0], rounds=40)
+    chosen = rounds.options(__doc__.splitlines()[0], rounds=40, settings=len(SETTINGS))
     images, labels = imagenet("imagenet-val-1300.npz", crop=224)
     sample, _ = imagenet("imagenet-sample-1000.npz", crop=224)
     calibration = prepared(sample[:: max(1, len(sample) // CALIBRATION)][:CALIBRATION])
@@ -59,7 +59,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = {"dense": Path(folder) / "dense.onnx"}
         export_onnx(copy.deepcopy(dense), x, files["dense"])
-        for number, setting in enumerate(SETTINGS):
+        for number in chosen.setting:
+            setting = SETTINGS[number]
             started = time.perf_counter()
             model = copy.deepcopy(dense)
             method = st.PointwisePruning(keep=setting["keep"], tie="stage", levels=setting["levels"])
@@ -72,6 +73,7 @@ def main() -> None:
             took = session_latency({"dense": files["dense"], "pruned": file}, [x.numpy()], rounds=chosen.rounds)
             row = {
                 "name": f"{method!r}",
+                "commit": rounds.COMMIT,
                 "keep": setting["keep"],
                 "levels": setting["levels"],
                 "layers": "those of the last two streams" if setting["where"] else "all",
@@ -92,7 +94,7 @@ def main() -> None:
             print({name: value for name, value in row.items() if name != "decisions"}, flush=True)
             rounds.write(
                 "pointwise_onnx",
-                found,
+                rounds.merged("pointwise_onnx", found),
                 seed=chosen.seed,
                 rounds=chosen.rounds,
                 images=len(labels),
@@ -116,8 +118,9 @@ def table(document: Mapping[str, Any]) -> str:
         ]  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     hardware, versions = document["hardware"], document["versions"]
+    commits = ", ".join(sorted({row["commit"] for row in document["rows"][1:]}))
     note = (
-        f"{hardware['cpu']}, onnxruntime {versions['onnxruntime']}, commit {document['commit']}; batch 1, one thread, one process each, minimum over "
+        f"{hardware['cpu']}, onnxruntime {versions['onnxruntime']}, commit {commits}; batch 1, one thread, one process each, minimum over "
         f"{document['rounds']} rounds in turns; dense top-1 {dense['top1']:.2f} % of {document['images']:,} validation images, bands from "
         f"{document['calibration']} others, nothing trained."
     )

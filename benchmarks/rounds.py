@@ -20,13 +20,23 @@ import torch
 from spectrim.measure.surroundings import hardware, versions
 
 RESULTS = Path(__file__).parent / "results"
-COMMIT = subprocess.run(
-    ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-    cwd=Path(__file__).parent,
-    capture_output=True,
-    text=True,
-    check=False,
-).stdout.strip() or None  # fmt: skip
+
+
+def _commit() -> str | None:
+    """Of the working tree; dirty if anything but documents and measured numbers, which a benchmark writes itself, differs from it."""
+
+    def git(*words: str) -> str:
+        asked = subprocess.run(
+            ["git", *words], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+        )
+        return asked.stdout.strip()
+
+    found = git("describe", "--always", "--abbrev=12")
+    changed = git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!docs", ":!README.md", ":!CHANGELOG.md")
+    return (found + "-dirty" * bool(changed)) or None
+
+
+COMMIT = _commit()
 """What was measured: taken when the program starts, as the working tree may move on while it runs."""
 
 
@@ -103,12 +113,28 @@ def write(name: str, rows: Sequence[Mapping[str, Any]], *, seed: int, **more: An
     return path
 
 
-def options(description: str, *, rounds: int) -> argparse.Namespace:
-    """The command line that the benchmarks share; sets the number of threads."""
+def merged(name: str, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Rows in place of those of the same name that ``results/NAME.json`` has, or behind them."""
+    path = RESULTS / f"{name}.json"
+    found = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    return [*({row["name"]: row for row in found} | {row["name"]: row for row in rows}).values()]
+
+
+def options(description: str, *, rounds: int, settings: int = 0) -> argparse.Namespace:
+    """The command line that the benchmarks share; sets the number of threads.
+
+    Args:
+        description: Of the benchmark.
+        rounds: Figures per case, if no other number is asked for.
+        settings: How many settings there are, where some of them may be asked for.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=rounds, help="figures per case (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of one operation (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
+    if settings:
+        numbers = range(settings)
+        parser.add_argument("--setting", type=int, nargs="+", choices=numbers, default=numbers, help="these, not all")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(chosen.seed)

@@ -80,6 +80,7 @@ class Arm:
     epochs: float | None = None
 
 
+OUTPUTS = {"assign": "outputs", "start": "outputs"}
 ARMS = {
     "resnet20-48-rebuilt": Arm(network="resnet20", less=48, seeds=(0, 1, 2)),
     "resnet20-48-pruned": Arm(network="resnet20", less=48, control=True, seeds=(0, 1, 2)),
@@ -96,6 +97,10 @@ ARMS = {
     "resnet20-48-distilled-sharp": Arm(
         network="resnet20", less=48, distillation={"share": 1.0, "temperature": 1.0}
     ),
+    "resnet20-48-outputs": Arm(network="resnet20", less=48, settings=OUTPUTS),
+    "resnet20-56-outputs": Arm(network="resnet20", less=56, settings=OUTPUTS),
+    "resnet20-36-outputs": Arm(network="resnet20", less=36, settings=OUTPUTS),
+    "resnet56-48-outputs": Arm(network="resnet56", less=48, settings=OUTPUTS),
     "resnet56-48-rebuilt": Arm(network="resnet56", less=48),
     "resnet56-48-pruned": Arm(network="resnet56", less=48, control=True),
     "resnet56-36-rebuilt": Arm(network="resnet56", less=36),
@@ -348,14 +353,25 @@ def draw(results: Mapping[str, Any], picture: Path) -> None:
         mine = [each for each in entries if each["network"] == name and each["epochs"] == EPOCHS[name]]
         dense = results["dense"][name]
         plain = [each for each in mine if not each["settings"] and not each["distillation"]]
-        for label, control, colour in (("rebuilt", False, "#0b6e99"), ("pruned", True, "#b5651d")):
-            points = sorted(
-                (100 * (1 - each["macs"] / dense["macs"]), each["accuracy"])
-                for each in plain if each["less_macs"] and each["control"] == control
-            )  # fmt: skip
-            curve.plot(
-                *zip(*points, strict=True), "o-", color=colour, ms=5, lw=1.3, label=f"{label}, {EPOCHS[name]:g} epochs"
-            )
+        for label, mine_, colour in (
+            ("rebuilt from outputs", [each for each in mine if each["settings"] == OUTPUTS], "#3a8f4d"),
+            ("rebuilt", [each for each in plain if not each["control"]], "#0b6e99"),
+            ("pruned", [each for each in plain if each["control"]], "#b5651d"),
+        ):
+            budgets = [
+                [
+                    (100 * (1 - each["macs"] / dense["macs"]), each["accuracy"])
+                    for each in mine_
+                    if each["less_macs"] == less
+                ]
+                for less in sorted({each["less_macs"] for each in mine_} - {0})
+            ]
+            if budgets:
+                means = [[statistics.fmean(axis) for axis in zip(*points, strict=True)] for points in budgets]
+                curve.plot(*zip(*means, strict=True), color=colour, lw=1.3)
+                every = [point for points in budgets for point in points]
+                name_ = f"{label}, {EPOCHS[name]:g} epochs"
+                curve.plot(*zip(*every, strict=True), "o", color=colour, ms=5, label=name_)
         curve.axhline(dense["accuracy"], color="0.45", lw=1, ls=":", label="pretrained, dense")
         published = [(each["less_macs"], each["accuracy"]) for each in results["published"] if each["less_macs"]]
         curve.plot(
@@ -370,7 +386,9 @@ def draw(results: Mapping[str, Any], picture: Path) -> None:
         curve.set_xlabel("fewer multiply-accumulates, %", fontsize=9)
         curve.set_ylabel("accuracy, %", fontsize=9)
         curve.set_title(f"{name}, CIFAR-10", fontsize=9, loc="left")
-        curve.legend(frameon=False, fontsize=8)
+        low, high = curve.get_ylim()
+        curve.set_ylim(low - 0.45 * (high - low), high)  # room for the legend
+        curve.legend(frameon=False, fontsize=8, loc="lower left")
         arms = {}
         for each in mine:
             if each["less_macs"] == 48:

@@ -176,7 +176,7 @@ def measured(name: str, chosen: Any) -> list[dict[str, Any]]:
     for what, model in models.items():
         cut, groups = cuts(name)[what]
         layers = [each for _, each in components(model) if isinstance(each, TemplateConv)]
-        taken = [choice.taken for choice in told[what]]
+        taken = [choice.taken for choice in told[what] if choice.site in dict(components(model))]
         row = setting | {"what": what, "cut": cut, "groups": groups}
         row["templates"] = [[each.sizes.outside - len(each.pruned), each.sizes.outside] for each in layers]
         row["torch"] = found[what]

@@ -44,7 +44,7 @@ FLOOR = {
 SHARED_FLOORS = {0, 2, 4, 5, 6}
 
 CORE_FLOORS = {0, 1, 2, 3, 4}
-CORE_LIBRARIES = {"torch", "numpy", "scipy", "safetensors", "jaxtyping"}
+CORE_LIBRARIES = {"torch", "filelock", "numpy", "scipy", "safetensors", "jaxtyping"}  # filelock comes with torch
 # The page is made by a room of floor 3; its libraries are an extra and may be named inside functions only.
 LAZY_LIBRARIES = {"report": {"rich", "matplotlib", "jinja2"}, "measure": {"onnx", "onnxruntime"}}
 ONLY_IN = {"accelerate": "training/", "typer": "cli/"}

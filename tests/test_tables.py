@@ -1,6 +1,8 @@
 """The tables in README and docs say what the benchmarks' files say."""
 
+import itertools
 import json
+import statistics
 from pathlib import Path
 
 import pytest
@@ -40,3 +42,23 @@ def test_every_file_of_results_has_a_table():
     files = {path.name for path in tables.RESULTS.glob("*.json")}
     shown = {file for file, _ in tables.TABLES.values()}
     assert files <= shown, "add a function to TABLES in tools/tables.py and the marks to a page"
+
+
+def test_what_the_page_says_of_cfdps_rankings_is_in_the_file():
+    entries = json.loads((tables.RESULTS / "cfdp_cifar10.json").read_text())["entries"]
+
+    def mean(cut: str, ranking: str, key: str) -> float:
+        mine = [each["accuracy"][key] for each in entries if (each["cut"], each["ranking"]) == (cut, ranking)]
+        return statistics.fmean(mine)
+
+    cuts = ("resnet20-inner", "resnet56-paper", "resnet20-all")
+    for cut, key in itertools.product(cuts, ("norms_reestimated", "finetuned")):
+        ortho, random = mean(cut, "ortho", key), mean(cut, "random", key)
+        assert ortho > max(mean(cut, other, key) for other in ("paper", "official"))
+        assert random < min(mean(cut, other, key) for other in ("ortho", "paper", "official", "l1", "l2"))
+    assert mean("resnet20-all", "ortho", "finetuned") > mean("resnet20-all", "l2", "finetuned") + 1
+    close = [mean("resnet56-paper", other, "finetuned") for other in ("ortho", "l1", "l2")]
+    assert max(close) - min(close) < 0.34
+    best = mean("resnet20-inner", "tp magnitude", "finetuned")
+    rankings = {each["ranking"] for each in entries if each["cut"] == "resnet20-inner"} - {"tp magnitude", "tp LAMP"}
+    assert best > max(mean("resnet20-inner", other, "finetuned") for other in rankings)

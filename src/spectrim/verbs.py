@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from spectrim.artifact import read
 from spectrim.calibration import Calibration
 from spectrim.errors import SiteError
-from spectrim.measure.choice import Choice, faster, fastest, inputs_of
-from spectrim.measure.forms import fastest_in_onnxruntime
+from spectrim.measure.choice import Choice, faster, inputs_of
+from spectrim.measure.layer_forms import settle_layers_
 from spectrim.measure.settling import chain_where_faster_, settle_for_onnxruntime_
 from spectrim.methods.cfdp import CFDP
 from spectrim.methods.method import Method
@@ -135,8 +135,8 @@ def finalize_(
     """Settle into the inference form: every code is decoded into an ordinary parameter.
 
     With an ``example`` input, each layer that also has another inference form (the factored one of Frequency
-    Regularization, the two stages of reconstructed filters) is measured in all of them on this machine, and the fastest stays;
-    and the channels that a banded convolution reads are laid in the order that it needs them in, wherever the network allows
+    Regularization, the two stages of reconstructed filters) is measured in all of them on this machine, and the fastest stays. A model
+    with layers in two stages that is then no faster than with dense ones gets these: the whole is measured too. And the channels that a banded convolution reads are laid in the order that it needs them in, wherever the network allows
     it. A stream of maps between such convolutions stays a spectrum where that is faster, with the norms in it folded.
 
     Args:
@@ -178,34 +178,12 @@ def finalize_(
         settle_ = chain_where_faster_ if there else settle_for_onnxruntime_
         choices = [] if choices is None else choices
         choices.extend(settle_(model, example))
-        faster_forms = _layer_forms(model, example, choices, compiled=there)
-    else:
-        faster_forms = {}
-    for path, component in list(components(model)):
-        final = faster_forms.get(path) or cast(Layer, component).finalized()
+        choices.extend(settle_layers_(model, example, compiled=there))
+    for _, component in list(components(model)):
+        final = cast(Layer, component).finalized()
         if final is not component:
             replace_module_(model, component, final)
     return model
-
-
-def _layer_forms(model: nn.Module, example: Tensor, choices: list[Choice], *, compiled: bool) -> dict[str, nn.Module]:
-    """For each layer that also has other inference forms, the fastest of all on its real input: here, or in onnxruntime, which has no compiled ones."""
-    layers = {path: cast(Layer, each) for path, each in components(model)}
-    others = {path: own for path, layer in layers.items() if (own := layer.alternatives(compiled=compiled))}
-    inputs = inputs_of(model, list(others), example)
-    forms: dict[str, dict[str, nn.Module]] = {
-        path: {"dense": layers[path].finalized()} | others[path] for path in inputs
-    }
-    training = {path: layers[path].training for path in forms}
-    for form in (form for each in forms.values() for form in each.values()):
-        form.eval()
-    if compiled:
-        found = [fastest(forms[path], x, site=path) for path, x in inputs.items()]
-    else:
-        wide = {path: each["dense"].get_parameter("weight").shape[0] for path, each in forms.items()}
-        found = fastest_in_onnxruntime(forms, inputs, wide)
-    choices.extend(found)
-    return {choice.site: forms[choice.site][choice.taken].train(training[choice.site]) for choice in found}
 
 
 def _measured(model: nn.Module, example: Tensor) -> dict[str, nn.Module]:

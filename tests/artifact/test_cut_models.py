@@ -1,6 +1,7 @@
 """A network with fewer channels loads into the architecture that has all of them; what no cut leaves is refused."""
 
 import copy
+import sys
 
 import pytest
 import timm
@@ -8,7 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
-from spectrim import ArtifactError, FrequencyRegularization, Plan, compress_, finalize_, load_, save
+from spectrim import CFDP, ArtifactError, FrequencyRegularization, Plan, compress_, finalize_, load_, save
 from spectrim.artifact import loading
 from spectrim.surgery.channels import cut, groups
 from spectrim.zoo.resnet_cifar import resnet20
@@ -69,6 +70,16 @@ def test_cut_then_coded_loads(decode, factored, tmp_path):
     save(model, tmp_path / "cut.safetensors", dtype=torch.float32)
     loaded = load_(resnet20().eval(), tmp_path / "cut.safetensors", decode=decode)
     torch.testing.assert_close(loaded(x), model(x), atol=1e-4, rtol=1e-4)
+
+
+def test_a_network_that_cfdp_cut_loads_without_torch_pruning_and_without_images(tmp_path, monkeypatch):
+    x = torch.randn(2, 3, 32, 32)
+    model = compress_(resnet20().eval(), CFDP(keep=0.5), calibration=x)
+    save(model, tmp_path / "cut.safetensors", dtype=torch.float32)
+    for library in ("torch_pruning", "timm", "torchvision"):
+        monkeypatch.setitem(sys.modules, library, None)
+    loaded = load_(resnet20().eval(), tmp_path / "cut.safetensors")
+    assert torch.equal(loaded(torch.ones(1, 3, 32, 32)), model(torch.ones(1, 3, 32, 32)))
 
 
 def test_a_loaded_cut_network_trains(tmp_path):

@@ -14,6 +14,7 @@ import torch
 import spectrim
 from spectrim.cli import main, options
 from spectrim.methods import METHODS
+from spectrim.methods.cfdp_rates import RATES
 from spectrim.training.recipes import CARDS
 from tests.training.tiny import tiny
 
@@ -87,6 +88,10 @@ def test_completion_knows_the_recipes_of_the_library():
     assert tuple(CARDS) == options.RECIPES
 
 
+def test_completion_knows_the_networks_of_the_cfdp_paper():
+    assert tuple(RATES) == options.WIDTHS
+
+
 def test_completion_scripts_are_made(shell, monkeypatch):
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
     _, out, _ = shell("--show-completion", "bash")
@@ -107,6 +112,22 @@ def test_plan_shows_the_cut_before_it_is_made(shell):
     assert "CFDP(keep=0.5, score='l2') on LeNet5: 2 edits, 2 skipped, 429,510 → 112,442 parameters" in out
     assert "keep 64 of 128 channels; l2 scores below" in out
     assert "skipped: is the output of the model" in out
+
+
+def test_plan_takes_the_papers_widths_by_name(shell):
+    where = ["resnet56", "--data", "digits", "--image-size", "32", "--method", "cfdp", "--score", "random"]
+    status, out, err = shell("plan", *where, "--keep", "resnet56", "--set", "round_to=1", "--where", "layer1.*.conv1")
+    assert status == 0, err
+    assert "keep='resnet56'" in out.splitlines()[0]
+    assert re.search(r"layer1\.0\.conv1 +keep 13 of 16 channels", out)
+    mistakes = {
+        "resnet57": "keep must be a number, a mapping, one of vgg16_bn,",
+        "resnet56:[0.18]": "takes a list of 30 rates",
+    }
+    for keep, message in mistakes.items():
+        status, _, err = shell("plan", *where, "--keep", keep)
+        assert status == 2
+        assert message in err
 
 
 CFDP = ["--data", "digits", "--method", "cfdp", "--score", "l2"]

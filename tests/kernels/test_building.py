@@ -1,5 +1,8 @@
 """Kernels are built when asked for; where they cannot be, everything runs as before."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,9 @@ from spectrim.nn import GroupedBandsConv2d
 from spectrim.nn.blockwise import Geometry
 
 
-def test_without_a_compiler_plain_torch_goes_on(monkeypatch):
+def test_without_a_compiler_plain_torch_goes_on(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+
     def fails(*_, **__):
         raise RuntimeError("no compiler here\nmore")
 
@@ -23,6 +28,41 @@ def test_without_a_compiler_plain_torch_goes_on(monkeypatch):
     kept = torch.tensor([1, 4, 9, 9])
     layer = GroupedBandsConv2d.of(Geometry(4, 2, (3, 3), bias=False), torch.ones(2, 4, 1, 1), None, kept)
     assert layer(torch.randn(1, 4, 6, 6)).shape == (1, 2, 6, 6)
+
+
+BUILDS = """
+import sys, time
+from pathlib import Path
+from torch.utils import cpp_extension
+from spectrim.kernels import building
+
+building.built = lambda: False
+def load(name, sources, *, build_directory, **_):
+    (Path(build_directory) / "lock").touch(exist_ok=False)  # as torch does
+    print("building", flush=True)
+    time.sleep(float(sys.argv[1]))
+    (Path(build_directory) / f"{name}{cpp_extension.LIB_EXT}").write_text("compiled")
+    (Path(build_directory) / "lock").unlink()
+cpp_extension.load = load
+building.torch.ops.load_library = lambda path: print("loading", Path(path).read_text())
+building.build()
+"""
+
+
+def test_a_build_that_was_killed_stops_nobody(tmp_path):
+    environment = os.environ | {"TORCH_EXTENSIONS_DIR": str(tmp_path)}
+
+    def start(seconds):
+        command = [sys.executable, "-c", BUILDS, str(seconds)]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+    with start(60) as victim:
+        assert victim.stdout.readline() == "building\n"
+        victim.kill()
+    with start(0) as second:
+        assert second.communicate(timeout=60)[0].splitlines() == ["building", "loading compiled"]
+    with start(0) as third:
+        assert third.communicate(timeout=60)[0].splitlines() == ["loading compiled"]
 
 
 def test_other_sources_are_another_extension(tmp_path):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import spectrim as st
-from spectrim.measure import forms
+from spectrim.measure import forms, layer_forms
 from spectrim.nn.two_stage import TwoStageConv
 from spectrim.training.exporting import export_onnx
 from spectrim.zoo.resnet_cifar import resnet20
@@ -36,6 +36,7 @@ def clock(monkeypatch, decided):
         return [decided if each else 1.0 for each in staged]
 
     monkeypatch.setattr(forms, "onnx_times", times)
+    monkeypatch.setattr(layer_forms, "onnx_times", lambda *_: [1.0, 0.5])
     return measured
 
 
@@ -45,6 +46,8 @@ def test_a_rebuilt_layer_is_dense_again_where_two_stages_lose(rebuilt, monkeypat
     model, x = rebuilt
     expected, choices = model(x), []
     st.finalize_(model, example=x, runtime="onnxruntime", choices=choices)
+    whole = choices.pop() if taken == "two stages" else None
+    assert whole is None or (whole.site, whole.taken) == ("(the model)", "as chosen")
     assert [each.site for each in choices] == LAYERS
     assert {each.taken for each in choices} == {taken}
     assert choices[0].ms == {"dense": 1.0, "two stages": time}
@@ -54,6 +57,18 @@ def test_a_rebuilt_layer_is_dense_again_where_two_stages_lose(rebuilt, monkeypat
     plain = [found for found in measured if found[1] == 5 and found[2][1] == 64]
     assert len(plain) == len(measured)  # each between neighbours as wide as it is
     assert len(measured) < 2 * len(LAYERS)  # five dense layers are alike, and measured once
+
+
+def test_a_rebuilt_network_that_onnxruntime_runs_no_faster_is_dense_again(rebuilt, monkeypatch):
+    clock(monkeypatch, 0.5)
+    monkeypatch.setattr(layer_forms, "onnx_times", lambda *_: [1.0, 0.995])
+    model, x = rebuilt
+    expected, choices = model(x), []
+    st.finalize_(model, example=x, runtime="onnxruntime", choices=choices)
+    assert {each.taken for each in choices} == {"dense"}
+    assert choices[-1].ms == {"dense": 1.0, "as chosen": 0.995}
+    assert not any(isinstance(module, TwoStageConv) for module in model.modules())
+    torch.testing.assert_close(model(x), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_no_compiled_form_is_exported(rebuilt, monkeypatch):
@@ -80,7 +95,13 @@ def test_two_stages_are_exported_with_what_they_compute(monkeypatch, tmp_path):
         "onnx_times",
         lambda modules, inputs: taken.extend(real(modules, inputs, rounds=1)) or [2.0, 1.0, 2.0, 1.0],
     )
+    whole = []
+    monkeypatch.setattr(
+        layer_forms, "onnx_times", lambda modules, inputs: whole.extend(real(modules, inputs, rounds=1)) or [2.0, 1.0]
+    )
     assert export_onnx(model, x, tmp_path / "model.onnx", choices) < 1e-4
-    assert [each.taken for each in choices] == ["two stages", "two stages"]
+    assert [each.taken for each in choices] == ["two stages", "two stages", "as chosen"]
+    assert len(whole) == 2
+    assert all(each > 0 for each in whole)
     assert len(taken) == 4
     assert all(each > 0 for each in taken)

@@ -1,14 +1,17 @@
 """CFDP: which channels go, how many, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torchvision
 from torch import nn
 
 import spectrim as st
-from spectrim.measure import macs
+from spectrim.measure import macs, published_macs
 from spectrim.methods.cfdp import CFDP
-from spectrim.methods.cfdp_scores import SCORES
+from spectrim.methods.cfdp_rates import fractions
+from spectrim.methods.cfdp_scores import SCORES, frequency_score
 from spectrim.methods.cfdp_widths import kept_units
 from spectrim.methods.features import mean_scores
 from spectrim.surgery.channels import Group, groups
@@ -21,25 +24,6 @@ def resnet50():
     return torchvision.models.resnet50()
 
 
-def published_operations(model, x):
-    """As the papers count pruned rows: convolutions and linear layers with their biases, and two for each normalised number."""
-    extra = []
-
-    def count(module, _, out):
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            extra.append(2 * out.numel())
-        elif module.bias is not None:
-            extra.append(out.numel())
-
-    kinds = (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm)
-    handles = [module.register_forward_hook(count) for module in model.modules() if isinstance(module, kinds)]
-    with torch.no_grad():
-        model(x)
-    for handle in handles:
-        handle.remove()
-    return macs(model, x) + sum(extra)
-
-
 def widths(model):
     return {name: module.out_channels for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
 
@@ -48,6 +32,8 @@ def widths(model):
     ("name", "make", "side", "parameters", "plain", "published"),
     [
         ("vgg16_bn", vgg16_bn, 32, 2_766_541, 130.567, 131.174),
+        ("vgg16_bn-2.50M", vgg16_bn, 32, 2_505_793, 104.243, 104.78),
+        ("vgg16_bn-1.90M", vgg16_bn, 32, 1_901_836, 66.521, 66.95),
         ("resnet56", resnet56, 32, 660_157, 89.460, 90.346),
         ("resnet110", resnet110, 32, 1_046_000, 139.006, 140.543),
         ("googlenet", googlenet, 32, 2_857_760, 643.80, 649.192),
@@ -65,7 +51,7 @@ def test_the_papers_rates_give_the_papers_sizes(name, make, side, parameters, pl
     else:
         assert found == parameters
     assert macs(model, x) / 1e6 == pytest.approx(plain, abs=0.006)
-    assert published_operations(model, x) / 1e6 == pytest.approx(published, abs=0.006)
+    assert published_macs(model, x) / 1e6 == pytest.approx(published, abs=0.006)
     wide = widths(model)
     if name == "googlenet":
         assert [wide[f"a5.{layer}"] for layer in ("branch2.3", "branch3.3", "branch3.6")] == [63, 25, 25]
@@ -81,19 +67,33 @@ def test_the_papers_rates_give_the_papers_sizes(name, make, side, parameters, pl
         assert [wide[f"layer{n}.1.conv1"] for n in (1, 2, 3, 4)] == [41, 83, 166, 332]
 
 
+def test_rates_in_the_grammar_of_the_release_are_read():
+    named, mapped = CFDP(keep="resnet56", score="random", round_to=1), {"layer[12].*.conv2": 0.7, "layer1.*.conv1": 0.5}
+    model, images = resnet56().eval(), torch.rand(2, 3, 32, 32)
+    written = replace(named, keep="resnet56: [0.]+[.3]*2+[0.5]*9+[0.,0.,0.]*6")
+    plans = [st.plan(model, method, calibration=images) for method in (written, replace(named, keep=mapped))]
+    assert {edit.path: len(edit.channels) for edit in plans[0].edits} == {
+        edit.path: len(edit.channels) for edit in plans[1].edits
+    }
+    assert len(plans[0].edits) == 11
+    assert fractions("resnet56") == fractions("resnet56:[0.]+[0.18]*29")
+
+
 @pytest.mark.parametrize(
-    ("make", "side", "plain", "published"),
+    ("make", "side", "parameters", "plain", "published"),
     [
-        (vgg16_bn, 32, 313.464, 314.295),
-        (resnet56, 32, 125.486, 126.551),
-        (resnet110, 32, 252.888, 254.985),
-        (googlenet, 32, 1521.76, 1529.42),
+        (vgg16_bn, 32, 14_991_946, 313.464, 314.295),
+        (resnet56, 32, 853_018, 125.486, 126.551),
+        (resnet110, 32, 1_727_962, 252.888, 254.985),
+        (googlenet, 32, 6_166_250, 1521.76, 1529.42),
+        (resnet50, 224, 25_557_032, 4089.18, 4111.41),
     ],
 )
-def test_the_baselines_have_the_papers_operations(make, side, plain, published):
+def test_the_baselines_have_the_papers_sizes(make, side, parameters, plain, published):
     model, x = make().eval(), torch.rand(1, 3, side, side)
+    assert sum(p.numel() for p in model.parameters()) == parameters
     assert macs(model, x) / 1e6 == pytest.approx(plain, abs=0.006)
-    assert published_operations(model, x) / 1e6 == pytest.approx(published, abs=0.006)
+    assert published_macs(model, x) / 1e6 == pytest.approx(published, abs=0.006)
 
 
 def net():
@@ -117,6 +117,18 @@ def test_the_channels_with_the_lowest_scores_go(score):
         with torch.no_grad():
             expected = SCORES[score](model[:3](IMAGES), 10.0, 0.03).mean(0)
     assert set(edit.channels) == set(expected.argsort()[:8].tolist())
+
+
+@pytest.mark.parametrize("block", [1, 2, 8])
+@pytest.mark.parametrize(("score", "options"), [("ortho", {}), ("paper", {"scale": "none", "sigma": 10.0})])
+def test_patches_may_have_another_side(score, options, block):
+    model = net()
+    with torch.no_grad():
+        expected = frequency_score(model[:3](IMAGES), block=block, **options).mean(0)
+    (found,), _ = CFDP(score=score, block=block).ranking(model, calibration=IMAGES)
+    assert found.scores == pytest.approx((expected / expected.mean()).tolist())
+    (usual,), _ = CFDP(score=score).ranking(model, calibration=IMAGES)
+    assert found.scores != pytest.approx(usual.scores, rel=1e-2)
 
 
 def test_equal_scores_go_in_the_order_of_the_channels():
@@ -210,6 +222,21 @@ def test_per_layer_values_and_what_is_named_are_kept():
     assert reasons["layer2.0.conv2"] == "left alone by where, together with 'layer2.1.conv2'"
     with pytest.raises(st.SiteError, match=r"where='layers\.\*' matches none of the"):
         st.plan(model, CFDP(keep=0.5), where="layers.*", calibration=images)
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        (
+            {"layers.*": 0.5},
+            r"keep=\{'layers\.\*': 0\.5\} matches none of the 22 layers of ResNetCIFAR .* 'layer1\.\*'",
+        ),
+        ("vgg16_bn", r"keep=\{'features\.0': 0\.79, .*\} and 9 more matches none"),
+    ],
+)
+def test_fractions_that_fit_no_layer_are_refused(keep, message):
+    with pytest.raises(st.SiteError, match=message):
+        st.plan(resnet20().eval(), CFDP(keep=keep), calibration=torch.rand(2, 3, 32, 32))
 
 
 def test_a_forward_with_a_written_down_size_is_cut_elsewhere():
@@ -313,9 +340,20 @@ def test_a_model_with_broken_weights_is_named():
         ({"keep": 5}, ValueError, r"For 5 percent, pass keep=0\.05"),
         ({"keep": {"*": 2.0}}, ValueError, r"keep must lie in \(0, 1\]"),
         ({"keep": True}, TypeError, "keep must be a number"),
-        ({"keep": "vgg"}, ValueError, "one of vgg16_bn, resnet56"),
+        ({"keep": "vgg"}, ValueError, "one of vgg16_bn, .*resnet56, resnet110.* or NETWORK:LIST .*; got 'vgg'"),
+        ({"keep": "resnet20:[0.5]*12"}, ValueError, "got 'resnet20:"),
+        ({"keep": "resnet56:[0.]+[0.18]*28"}, ValueError, "resnet56 takes a list of 30 rates, .*; got 29 in"),
+        ({"keep": "vgg16_bn:[0.2]*7+[1.0]*5"}, ValueError, r"a rate is the share that goes, in \[0, 1\), got 1 in"),
+        (
+            {"keep": "vgg16_bn:0.2*12"},
+            ValueError,
+            r"a list of rates is written \[0\.\]\+\[0\.18\]\*29, got '0\.2\*12' in",
+        ),
+        ({"keep": "vgg16_bn:[-0.2]*12"}, ValueError, r"a list of rates is written"),
+        ({"keep": "vgg16_bn:[0.2]*1000000000"}, ValueError, r"a list of rates is written"),
         ({"score": "taylor"}, ValueError, "score must be one of ortho, paper, official, l1, l2, random"),
         ({"round_to": 0}, ValueError, "round_to"),
+        ({"block": 2.0}, ValueError, r"block must be a whole number of at least 1, got 2\.0"),
         ({"sigma": 0.0}, ValueError, "sigma must be positive"),
         ({"weight": -1.0}, ValueError, "weight not negative"),
     ],

@@ -74,7 +74,7 @@ def test_what_was_asked_for_is_left_and_the_plan_says_how_much(name, quantity):
     model, images, head = network(name)
     dense, before = COUNT[quantity](model, images), state(model)
     previous = None
-    for fraction in (0.75, 0.5, 0.25):
+    for fraction in (0.6, 0.3):
         plan = st.plan(model, CFDP(target=f"{quantity}:{fraction}", score="l2"), calibration=images)
         assert unchanged(model, before)
         small = plan.apply_(copy.deepcopy(model))
@@ -433,12 +433,49 @@ def test_a_method_prints_as_it_is_written():
     assert eval(repr(CFDP(target="macs:0.5", least=0.2))) == CFDP(target="macs:0.5", least=0.2)  # noqa: S307 - our own
 
 
-@pytest.mark.parametrize(("keep", "round_to", "left"), [(1e-6, 8, 8), (1e-6, 1, 1), (0.03, 1, 1)])
-def test_a_layer_never_vanishes_and_the_plan_says_what_stays_instead(keep, round_to, left):
-    model = net()
+def in_rounds_(model, method, count):
+    for each in method.in_rounds(model, count, calibration=IMAGES):
+        st.compress_(model, each, calibration=IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("keep", "round_to", "message"),
+    [
+        (
+            1e-6,
+            8,
+            r"keep=1e-06 leaves none of the 16 channels of '0', and of 1 other groups\. Ask for keep=0\.063 or more",
+        ),
+        (1e-6, 1, r"keep=1e-06 leaves none of the 16 channels of '0'"),
+        (
+            0.04,
+            1,
+            r"keep=0\.04 leaves none of the 16 channels of '0'\. .* keep=\{'0': 0\.063, '\*': 0\.04\}.*where='!0'",
+        ),
+        ({"2": 0.03, "*": 0.5}, 1, r"keep=0\.03 leaves none of the 32 channels of '2'\. Ask for keep=0\.032"),
+    ],
+)
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_layer_that_would_vanish_is_named_before_anything_is_cut(keep, round_to, message, rounds):
+    model = net().train()
     before = state(model)
-    plan = st.plan(model, CFDP(keep=keep, round_to=round_to), calibration=IMAGES)
+    with pytest.raises(ValueError, match=message):
+        in_rounds_(model, CFDP(keep=keep, round_to=round_to), rounds)
     assert unchanged(model, before)
-    assert kept(plan) == {"0": left, "2": left}
-    assert f"keep={keep:g} would leave none of them, so its least width stays" in plan.edits[0].note
-    assert plan.apply_(model)(IMAGES).shape == (8, 10)
+    assert all(module.training for module in model.modules())
+
+
+def test_what_the_error_proposes_works():
+    for arguments in ({"keep": 0.063}, {"keep": {"0": 0.063, "*": 0.04}}):
+        assert kept(st.plan(net(), CFDP(round_to=1, **arguments), calibration=IMAGES))["0"] == 1
+    plan = st.plan(net(), CFDP(keep=0.04, round_to=1), where="!0", calibration=IMAGES)
+    assert kept(plan) == {"2": 1}
+    rounds = CFDP(keep=0.04, round_to=1).in_rounds(net(), 2, where="!0", calibration=IMAGES)
+    assert [method.keep for method in rounds] == pytest.approx([0.2, 0.04])
+
+
+def test_a_narrow_layer_that_stays_whole_is_no_reason_to_refuse():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 64, 1), nn.ReLU(), nn.Conv2d(64, 2, 1))
+    plan = st.plan(model, CFDP(keep=0.1), calibration=IMAGES)
+    assert kept(plan) == {"2": 8}
+    assert "0  skipped: keep=0.1 leaves all of its 4 channels" in str(plan)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import spectrim as st
-from spectrim.methods import pointwise_pruning
+from spectrim.methods import pointwise_cuttable
 from spectrim.methods.spectra import read_spectra
 from spectrim.nn import BandedPointwiseConv2d, GroupedBandsConv2d, cut_offs
 from spectrim.surgery import coded
@@ -394,7 +394,7 @@ def test_the_clock_decides_if_asked(monkeypatch):
         asked.append((type(module), type(than), tuple(x.shape)))
         return module.geometry.in_channels == 32
 
-    monkeypatch.setattr(pointwise_pruning, "faster", judged)
+    monkeypatch.setattr(pointwise_cuttable, "faster", judged)
     plan = st.plan(network(), st.PointwisePruning(keep=0.5, pays="time"), calibration=images())
     assert [edit.path for edit in plan.edits] == ["2"]
     assert [(row.site, row.reason) for row in plan.skipped] == [("4", "is measured to be faster dense")]

@@ -66,6 +66,38 @@ def test_reductions_at_uniform_rates_are_the_papers(network, rate, expected):
     assert found == pytest.approx(expected, abs=0.02)
 
 
+@pytest.mark.parametrize(
+    ("pointwise", "rate", "expected"),
+    [
+        (True, 0.3, (28.8, 27.4, 59.5)),
+        (True, 0.5, (48.0, 45.6, 68.6)),
+        (True, 0.7, (65.1, 63.8, 77.6)),
+        (True, 0.9, (78.7, 81.0, 86.2)),
+        (False, 0.7, (29.6, 30.7)),
+        (False, 0.8, (32.7, 35.0)),
+        (False, 0.9, (34.8, 38.8)),
+        (False, 1.0, (35.1, 39.8)),
+    ],
+)
+def test_reductions_of_resnet50_are_the_papers_with_and_without_kernels_of_one_tap(pointwise, rate, expected):
+    torchvision = pytest.importorskip("torchvision")
+    with torch.device("meta"):
+        model = torchvision.models.resnet50()
+        layers = convolutions(model, 224)
+    dense, dense_macs = 25_557_032, 4_087_136_256
+    assert sum(p.numel() for p in model.parameters()) == dense
+    assert sum(positions * sizes.inside * sizes.outside * sizes.taps for sizes, positions in layers) == dense_macs
+    macs, real, by_equation = dense_macs, dense, dense
+    for sizes, positions in layers[1:]:
+        if sizes.taps > 1 or pointwise:
+            count, whole = max(32, int((1 - rate) * sizes.outside + 0.5)), sizes.inside * sizes.outside * sizes.taps
+            macs -= positions * (whole - products(sizes, count, groups=2))
+            real -= whole - stored(sizes, count, groups=2)
+            by_equation -= whole - stored_by_equation(sizes, count, groups=2)
+    found = (100 * (1 - macs / dense_macs), 100 * (1 - real / dense), 100 * (1 - by_equation / dense))
+    assert found[: len(expected)] == pytest.approx(expected, abs=0.06)
+
+
 def test_a_plan_names_every_convolution_and_touches_none():
     model = resnet20()
     before = copy.deepcopy(model.state_dict())
@@ -123,16 +155,46 @@ def test_the_fastest_form_is_taken_where_it_is_measured(monkeypatch):
     x = torch.rand(1, 3, 32, 32)
     expected = model(x)
 
-    def last_wins(forms, x, *, site):
+    def last_wins(forms, x, *, site, **_):
         return Choice(site, tuple(x.shape), dict.fromkeys(forms, 1.0), list(forms)[-1])
 
-    monkeypatch.setattr("spectrim.verbs.fastest", last_wins)
+    monkeypatch.setattr("spectrim.measure.layer_forms.fastest", last_wins)
     choices: list[Choice] = []
     st.finalize_(model, example=x, choices=choices)
     swapped = {path for path, module in model.named_modules() if isinstance(module, TwoStageConv)}
+    assert choices.pop().site == "(the model)"
     assert swapped == {choice.site for choice in choices if choice.taken != "dense"}
     assert swapped
     torch.testing.assert_close(model(x), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_layers_that_win_alone_and_lose_together_are_dense_again(monkeypatch):
+    torch.manual_seed(0)
+    model = resnet20().eval()
+    st.compress_(model, st.ReconstructedFilters(keep=0.5, groups=1), where="layer3.0.*")
+    st.anneal_(model, 1.0)
+    x = torch.rand(1, 3, 32, 32)
+    expected, whole = model(x), []
+
+    def alone(forms, x, *, site, **_):
+        if site == "(the model)":
+            whole.extend((name, each(x), stages(each)) for name, each in forms.items())
+        return Choice(site, tuple(x.shape), dict.fromkeys(forms, 1.0), list(forms)[0 if whole else -1])
+
+    def stages(network):
+        return sum(isinstance(module, TwoStageConv) for module in network.modules())
+
+    monkeypatch.setattr("spectrim.measure.layer_forms.fastest", alone)
+    choices: list[Choice] = []
+    st.finalize_(model.train(), example=x, choices=choices)
+    assert [(name, count) for name, _, count in whole] == [("dense", 0), ("as chosen", 2)]
+    for _, found, _ in whole:
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert [(choice.site, choice.taken) for choice in choices] == [
+        ("layer3.0.conv1", "dense"), ("layer3.0.conv2", "dense"), ("(the model)", "dense"),
+    ]  # fmt: skip
+    assert not stages(model)
+    assert all(module.training for module in model.modules())
 
 
 def test_what_is_not_faster_stays_dense_and_what_was_measured_is_told(monkeypatch):
@@ -164,6 +226,33 @@ def test_after_cuts_of_channels_and_under_frequency_regularization_in_one_file(t
     torch.testing.assert_close(loaded(images), smaller(images), atol=1e-4, rtol=1e-4)
     sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("first", "both")]
     assert sizes[1] < 0.5 * sizes[0]
+
+
+@pytest.mark.parametrize(
+    ("convolution", "norm", "sides"), [(nn.Conv1d, nn.BatchNorm1d, (40,)), (nn.Conv3d, nn.BatchNorm3d, (6, 7, 8))]
+)
+def test_signals_and_volumes_go_all_the_way(convolution, norm, sides, tmp_path):
+    def network():
+        return nn.Sequential(
+            convolution(2, 16, 3, padding=1), nn.ReLU(), convolution(16, 24, 3, stride=2, padding=1, bias=False),
+            norm(24), nn.ReLU(), convolution(24, 16, 3), nn.Flatten(),
+        )  # fmt: skip
+
+    torch.manual_seed(0)
+    model, x = network().train(), torch.rand(4, 2, *sides)
+    st.compress_(model, st.ReconstructedFilters(target="macs:0.7", assign="outputs", start="outputs"), calibration=x)
+    for step in range(3):
+        model(x)
+        st.anneal_(model, (step + 1) / 3)
+    expected = model.eval()(x)
+    st.save(model, tmp_path / "model.safetensors", dtype=torch.float32)
+    loaded = st.load_(network(), tmp_path / "model.safetensors", decode=False).eval()
+    torch.testing.assert_close(loaded(x), expected, atol=1e-5, rtol=1e-4)
+    choices: list[Choice] = []
+    st.finalize_(loaded, example=x, choices=choices)
+    torch.testing.assert_close(loaded(x), expected, atol=1e-5, rtol=1e-4)
+    assert [choice.site for choice in choices][:2] == ["2", "5"]
+    assert all("two stages" in choice.ms for choice in choices[:2])
 
 
 def test_what_is_still_to_be_rebuilt_is_not_coded():

@@ -186,6 +186,30 @@ def test_the_best_factors_start_nearer_to_the_filter_than_nothing_does():
         assert (found - wanted).square().sum() < wanted.square().sum()
 
 
+def test_an_optimizer_keeps_what_it_knows_of_templates_and_trains_on_through_the_stages():
+    torch.manual_seed(0)
+    layers = rebuilding(network(), keep=0.5, stages=4).train()
+    parameters = dict(layers.named_parameters())
+    optimizer = torch.optim.SGD(parameters.values(), lr=1e-3, momentum=0.9)
+    for step in range(4):
+        optimizer.zero_grad()
+        layers(torch.randn(2, 3, 8, 8)).square().mean().backward()
+        optimizer.step()
+        before = {name: optimizer.state[each]["momentum_buffer"].clone() for name, each in parameters.items()}
+        anneal_(layers, (step + 1) / 4)
+        assert all(now is parameters[name] for name, now in layers.named_parameters())
+        for name, each in parameters.items():
+            assert torch.equal(optimizer.state[each]["momentum_buffer"], before[name])
+    for place in (0, 2):
+        kept = [n for n in range(layers[place].sizes.outside) if n not in layers[place].pruned]
+        optimizer.zero_grad()
+        layers(torch.randn(2, 3, 8, 8)).square().mean().backward()
+        gradient = parameters[f"{place}.weight"].grad
+        assert gradient[kept].flatten(1).any(1).all()
+        assert not gradient[sorted(layers[place].pruned)].any()  # what is out of use does not train
+        assert parameters[f"{place}.transformations"].grad.any()
+
+
 def test_factors_of_zero_are_filter_pruning():
     layers = rebuilding(network(), keep=0.5, stages=1)
     anneal_(layers, 1)
@@ -198,8 +222,8 @@ def test_factors_of_zero_are_filter_pruning():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("start", ["lstsq", "ones"])
-@pytest.mark.parametrize("assign", ["modulo", "cosine", "random"])
+@pytest.mark.parametrize("start", ["lstsq", "ones", "outputs"])
+@pytest.mark.parametrize("assign", ["modulo", "cosine", "random", "outputs"])
 def test_what_a_file_holds_computes_the_same(family, start, assign):
     layers = rebuilding(network(), family=family, groups=1, start=start, assign=assign, stages=3)
     anneal_(layers, 0.5)

@@ -54,6 +54,13 @@ def test_a_layer_that_tells_nothing_apart_has_no_correlation():
     assert same.quantiles() is None
 
 
+def test_a_layer_that_stays_dense_is_explained_in_the_table_and_only_then():
+    dense = Sensitivity("conv", (2, 2), torch.ones(4, 3), None)
+    cut = Sensitivity("conv", (2, 2), torch.ones(4, 3), (1, 1, 2, 2))
+    told = [str(FrequencyInspection(method="m", model="Net", layers=layers)) for layers in ((cut, dense), (cut,))]
+    assert ["stays dense" in each for each in told] == [True, False]
+
+
 def test_what_is_not_read_is_named():
     found = st.inspect_frequencies(net(), METHOD, where="2", calibration=smooth())
     assert [each.path for each in found.layers] == ["2"]

@@ -256,6 +256,14 @@ def test_a_missing_library_is_named_with_what_installs_it(library: str, monkeypa
         render(result())
 
 
+def test_a_network_whose_rebuilt_layers_are_dense_says_what_two_stages_would_save():
+    sizes = {"payload": 0, "plain": 900, "total": 1_000}
+    given = {"dense": {"macs": 50}, "compressed": {"macs": 50, "macs_in_two_stages": 25, "bytes": sizes}}
+    (note,) = notes(given)
+    assert "no faster in two stages" in note
+    assert "2x fewer multiplications" in note
+
+
 def test_notes_appear_only_where_they_apply():
     given = result()
     assert len(notes(given)) == 6
@@ -271,6 +279,14 @@ def test_notes_appear_only_where_they_apply():
     given["compressed"]["latency_ms"] = 0.1
     assert len(notes(given)) == 1
     assert notes({}) == []
+
+
+def test_a_file_in_which_nothing_is_coded_holds_an_ordinary_network():
+    given = result()
+    given["compressed"]["bytes"].update(payload=0)
+    found = " ".join(notes(given))
+    assert "holds an ordinary network: nothing is decoded" in found
+    assert "coefficients" not in found
 
 
 def test_the_standard_error_is_the_binomial_one():

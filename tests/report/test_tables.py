@@ -34,6 +34,13 @@ def test_before_and_after_compares_what_is_there():
     }
 
 
+def test_what_two_stages_would_multiply_stands_below_what_is_multiplied():
+    result = {"dense": {"macs": 50}, "compressed": {"macs": 50, "macs_in_two_stages": 25}}
+    assert before_after(result).rows == [
+        ["multiply-adds", "50", "50", "the same"], ["  in two stages", "50", "25", "2x fewer"],
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("missing", ["dense", "compressed", "layers", "metric"])
 def test_whatever_is_missing_is_left_out(missing):
     rows = before_after({key: value for key, value in RESULT.items() if key != missing}).rows

@@ -379,6 +379,53 @@ def test_what_cannot_follow_is_left_alone_by_name_and_the_rest_is_cut():
     assert_equal_to_the_silenced(model, edits[1:], x)
 
 
+class Block(nn.Module):
+    """Knows the width of its inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Conv2d(4, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x, *, add):
+        x.add_(add)  # writes into what it was given
+        return x + self.down(F.relu(self.up(x)).view(len(x), 8, *x.shape[2:]))
+
+
+class Blocks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.blocks = nn.ModuleList([Block() for _ in range(6)])
+        self.free = nn.Sequential(nn.Conv2d(4, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1))
+        self.fc = nn.Linear(4, 2)
+        self.runs = 0
+
+    def forward(self, x):
+        self.runs += 1
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x, add=0.1)
+        return self.fc((x + self.free(x)).mean((2, 3)))
+
+
+def test_blocks_that_fail_by_themselves_are_all_found_in_one_pass():
+    torch.manual_seed(0)
+    model = settled(Blocks(), x := torch.randn(2, 3, 8, 8, dtype=torch.float64))
+    found, _ = groups(model, [x[:1]])
+    edits = half(model, [group for group in found if group.path != "stem"])
+    state = copy.deepcopy(model.state_dict())
+    before = model.runs
+    counted = []
+    model.register_forward_hook(lambda *_: counted.append(1))  # a copy keeps the hook, and the list with it
+    blamed = not_followed(model, edits, [x])
+    assert list(blamed) == [f"blocks.{n}.up" for n in range(6)]
+    assert all("fails when it is cut (shape '[2, 8, 6, 6]' is invalid" in reason for reason in blamed.values())
+    assert model.runs == before
+    assert len(counted) <= 6
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert_equal_to_the_silenced(model, [edit for edit in edits if edit.path == "free.0"], x)
+
+
 class Headed(nn.Module):
     """Has a head that is in use in training alone."""
 

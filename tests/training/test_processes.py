@@ -43,13 +43,18 @@ def torchrun(*arguments):
 
 def wait_for_phase(folder, phase, process, seconds=120):
     """Until the checkpoint says that a phase is under way."""
+    from spectrim.errors import ArtifactError
     from spectrim.training.checkpoint import Checkpoint
 
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
         assert process.poll() is None, process.communicate()
         path = folder / "checkpoint.safetensors"
-        if path.is_file() and (notes := Checkpoint.read(path).notes)["phase"] == phase and notes["step"] > 0:
+        try:
+            notes = Checkpoint.read(path).notes
+        except ArtifactError:  # not there yet, or another one while it was being read
+            notes = {"phase": -1}
+        if notes["phase"] == phase and notes["step"] > 0:
             return
         time.sleep(0.02)
     pytest.fail("the run did not get there in time")

@@ -126,6 +126,7 @@ def compress(
     """
     with values():
         from spectrim.training.job import Job
+        from spectrim.training.progress import OnConsole
         from spectrim.training.setting import settle
 
         job = Job(
@@ -159,10 +160,10 @@ def compress(
             image_size=image_size,
             normalize=normalize,
         )
-        setting = settle(job, cpu=cpu)
+        reporter = OnConsole()
+        setting = settle(job, cpu=cpu, say=reporter.say)
     from spectrim.report import before_after
     from spectrim.training import watched
-    from spectrim.training.progress import OnConsole
     from spectrim.training.run import run
 
     try:
@@ -172,7 +173,7 @@ def compress(
             resume=resume,
             overwrite=overwrite,
             checkpoint_every=checkpoint_every,
-            reporter=OnConsole(),
+            reporter=reporter,
         )
     except watched.StoppedError as error:
         raise StoppedError(str(error)) from error

@@ -16,6 +16,9 @@ METHODS = ("frequency-regularization", "cfdp", "pointwise-pruning", "reconstruct
 RECIPES = ("short", "short-adamw", "official", "hrankplus", "imagenet", "imagenet-cosine")
 """The names of the recipes, likewise."""
 
+WIDTHS = ("vgg16_bn", "vgg16_bn-2.50M", "vgg16_bn-1.90M", "resnet56", "resnet110", "googlenet", "resnet50")
+"""What CFDP's ``keep`` has names for, likewise."""
+
 FLOOR = 128
 """Where the paper stops cutting a convolution. Without it, one percent of a first layer is a handful of numbers."""
 
@@ -64,16 +67,19 @@ Keep = Annotated[
     list[str] | None,
     typer.Option(
         metavar="FRACTION",
-        help="Fraction that stays, in (0, 1]; or GLOB=FRACTION, several times, first match wins.",
+        help="Fraction that stays, in (0, 1]; or GLOB=FRACTION, several times, first match wins. For cfdp also one of its paper's "
+        f"networks for the widths there, with --set round_to=1: {', '.join(WIDTHS)}; or such a network and its released program's "
+        "list of what goes, 'resnet56:[0.]+[0.3]*29'.",
+        autocompletion=beginning(WIDTHS),
     ),
 ]
 Target = Annotated[
     str | None,
     typer.Option(
         metavar="QUANTITY:NUMBER",
-        help="In place of --keep, what cfdp may leave: macs:0.5, params:0.3, time:0.7 of the dense network's, or params:100000; "
-        "for pointwise-pruning macs and time.",
-        autocompletion=beginning(("macs:", "params:", "time:")),
+        help="In place of --keep, what cfdp may leave: macs:0.5, params:0.3, latency:0.7 (or time:0.7) of the dense network's, or "
+        "params:100000; for pointwise-pruning macs and time.",
+        autocompletion=beginning(("macs:", "params:", "latency:", "time:")),
     ),
 ]
 Floor = Annotated[
@@ -133,10 +139,13 @@ def settings(
 
     >>> settings("frequency-regularization", ["layer1.*=0.1", "*=0.02"], ["8"], None, ["order=linf"])
     {'order': 'linf', 'keep': {'layer1.*': 0.1, '*': 0.02}, 'floor': 8}
+    >>> settings("cfdp", ["resnet56"], None, None, ["round_to=1"])
+    {'round_to': 1, 'keep': 'resnet56'}
     """
     found = {name: _parsed(value) for name, value in (_pair("--set", text) for text in others or ())}
     if keep:
-        found["keep"] = _per_glob("--keep", keep, float)
+        named = method == "cfdp" and len(keep) == 1 and "=" not in keep[0] and not _is_number(keep[0])
+        found["keep"] = keep[0] if named else _per_glob("--keep", keep, float)
     if floor:
         found["floor"] = _per_glob("--floor", floor, int)
     elif method == "frequency-regularization" and not {"floor", "compat"} & found.keys():
@@ -148,6 +157,14 @@ def settings(
     if target is not None:
         found["target"] = target
     return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _per_glob(option: str, texts: list[str], number: Callable[[str], Any]) -> Any:

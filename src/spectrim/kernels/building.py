@@ -1,11 +1,14 @@
-"""Compiling and loading the kernels for this machine: all of them together, when asked and never else."""
+"""Compiling and loading the kernels for this machine: all of them together, when asked and where layers are about to be measured."""
 
 import hashlib
+import os
 import platform
+import shutil
 import warnings
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
 _SOURCES = ("banded.cpp", "banded_kernel.cpp", "two_stage.cpp")
 _OP = "banded_pointwise"  # one of those that come together
@@ -15,7 +18,7 @@ _FLAGS = ("-O3", "-march=native", "-fopenmp", "-std=c++20")
 def build(*, verbose: bool = False) -> bool:
     """Compile and load the kernels for this machine; about a minute the first time, then from torch's cache of extensions.
 
-    Nothing else compiles anything. Needs a C++ compiler and ninja.
+    Needs a C++ compiler and ninja.
 
     Args:
         verbose: Whether the compiler's output is shown.
@@ -27,14 +30,27 @@ def build(*, verbose: bool = False) -> bool:
         from torch.utils import cpp_extension
 
         sources = [Path(__file__).with_name(name) for name in _SOURCES]
+        name = _name(sources)
+        folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()) / name
+        ready = folder / "ready.so"
         try:
-            cpp_extension.load(
-                _name(sources),
-                [str(source) for source in sources],
-                extra_cflags=[*_FLAGS],
-                is_python_module=False,
-                verbose=verbose,
-            )
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / "spectrim.lock"):  # goes with the process that holds it
+                if not ready.exists():
+                    (folder / "lock").unlink(missing_ok=True)  # torch's own stays for ever if a build is killed
+                    cpp_extension.load(
+                        name,
+                        [str(source) for source in sources],
+                        extra_cflags=[*_FLAGS],
+                        build_directory=str(folder),
+                        is_python_module=False,
+                        verbose=verbose,
+                    )
+                    made = folder / f"{name}{cpp_extension.LIB_EXT}"
+                    half = Path(shutil.copy(made, folder / "half.so"))
+                    half.replace(ready)
+            if not built():
+                torch.ops.load_library(ready)  # type: ignore[no-untyped-call]
         except (RuntimeError, OSError, ImportError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             warnings.warn(f"the kernels were not built, plain torch goes on: {reason}", stacklevel=2)

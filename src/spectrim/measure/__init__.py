@@ -3,6 +3,7 @@
 from spectrim.measure.clock import Comparison, Latency, latency, paired_latency
 from spectrim.measure.compute import Macs, macs, macs_report
 from spectrim.measure.costs import Costs
+from spectrim.measure.published import published_macs
 from spectrim.measure.sessions import session_latency
 from spectrim.measure.size import Numbers, numbers, parameters, state_bytes
 from spectrim.measure.surroundings import hardware, versions
@@ -20,6 +21,7 @@ __all__ = [
     "numbers",
     "paired_latency",
     "parameters",
+    "published_macs",
     "session_latency",
     "state_bytes",
     "versions",

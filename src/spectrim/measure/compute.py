@@ -87,6 +87,14 @@ def macs_report(model: nn.Module, inputs: Tensor | Sequence[Tensor]) -> Macs:
     )
 
 
+def ghost_of(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode without storage or hooks, every coded tensor in its dense form."""
+    ghost = _ghost(model)
+    with torch.no_grad():
+        _decode_(ghost)
+    return ghost
+
+
 def _ghost(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode whose tensors have shapes but no storage, except those to be decoded; calls no hooks."""
     memo: dict[int, object] = {}

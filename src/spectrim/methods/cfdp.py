@@ -5,27 +5,27 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, nn
 
 from spectrim.budget import Target
 from spectrim.calibration import Calibration, images_of
-from spectrim.errors import DataError, OrderError, UnsupportedError
+from spectrim.errors import UnsupportedError
 from spectrim.measure import Costs
+from spectrim.methods.cfdp_asked import Asked
 from spectrim.methods.cfdp_budget import Settled, counts, saved, settle
-from spectrim.methods.cfdp_rates import RATES
+from spectrim.methods.cfdp_layers import Layers, check_order, in_order
+from spectrim.methods.cfdp_notes import going, staying
+from spectrim.methods.cfdp_ranking import drawn, scored
+from spectrim.methods.cfdp_rates import fractions
 from spectrim.methods.cfdp_rounds import keeps, targets
-from spectrim.methods.cfdp_scores import LAMBDA, SCORES
-from spectrim.methods.cfdp_widths import Ladder, kept_units, widths
-from spectrim.methods.features import mean_scores
+from spectrim.methods.cfdp_scores import BLOCK, LAMBDA, SCORES
+from spectrim.methods.cfdp_widths import Ladder
 from spectrim.methods.method import Method
-from spectrim.nn.component import components
-from spectrim.surgery import sites
-from spectrim.surgery.channels import Group, Left, groups
+from spectrim.surgery.channels import Group
 from spectrim.surgery.plan import Plan, Skipped
 from spectrim.surgery.prune import PruneChannels
 from spectrim.surgery.ranking import Ranked
-from spectrim.surgery.sites import Site, Where
+from spectrim.surgery.sites import Where
 
 _KEEP = 0.5
 
@@ -41,7 +41,8 @@ class CFDP(Method, name="cfdp"):
     Args:
         keep: Fraction of the channels of each group that stays, in (0, 1]; or one per glob on the names of the layers that
             write them, first match wins (groups that match none stay whole); or the name of a network of the paper
-            (``vgg16_bn``, ``resnet56``, ``resnet110``, ``googlenet``, ``resnet50``) for its widths, with ``round_to=1``.
+            (``vgg16_bn``, ``resnet56``, ``resnet110``, ``googlenet``, ``resnet50``) for its widths, with ``round_to=1``; or such a name
+            and a list of the shares that go, as the released program takes it: ``resnet56:[0.]+[0.3]*29``.
             0.5 where there is no ``target`` either.
         target: In place of ``keep``, what may be left at most: ``macs:0.5``, ``params:0.3``, ``latency:0.7`` as fractions of the
             dense model's, ``macs:45e6``, ``params:100000`` as numbers. One ranking over all groups decides which get narrower.
@@ -52,6 +53,7 @@ class CFDP(Method, name="cfdp"):
             are fast at multiples of 8.
         least: Under a ``target``, the fraction of its channels that each group keeps in any case, in [0, 1]; one multiple of
             ``round_to`` stays too.
+        block: Side in pixels of the patches that ``ortho`` and ``paper`` transform; 4 in the paper.
         sigma: With ``paper``, the Gaussian's standard deviation in pixels, which the paper does not say; 10 in its code.
         weight: λ of the scores.
         seed: Of ``random``.
@@ -64,6 +66,7 @@ class CFDP(Method, name="cfdp"):
     References:
         Khaki and Luo 2023, "CFDP: Common Frequency Domain Pruning", CVPRW, arXiv 2306.04147.
 
+    >>> import torch
     >>> net = nn.Sequential(
     ...     nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10)
     ... )
@@ -82,6 +85,7 @@ class CFDP(Method, name="cfdp"):
     score: str = "ortho"
     round_to: int = 8
     least: float = 0.1
+    block: int = BLOCK
     sigma: float = 10.0
     weight: float = LAMBDA
     seed: int = 0
@@ -99,8 +103,6 @@ class CFDP(Method, name="cfdp"):
             raise TypeError(f"least must be a number in [0, 1], got {self.least!r}.")
         if not 0 <= self.least <= 1:
             raise ValueError(f"least must lie in [0, 1], got {self.least!r}.")
-        if isinstance(self.keep, str) and self.keep not in RATES:
-            raise ValueError(f"keep must be a number, a mapping or one of {', '.join(RATES)}, got {self.keep!r}.")
         for keep in self._keeps().values():
             if isinstance(keep, bool) or not isinstance(keep, int | float):
                 raise TypeError(f"keep must be a number in (0, 1] or a mapping from glob to number, got {keep!r}.")
@@ -109,8 +111,9 @@ class CFDP(Method, name="cfdp"):
                 raise ValueError(f"keep must lie in (0, 1], got {keep:g}.{hint}")
         if self.score not in (*SCORES, "random"):
             raise ValueError(f"score must be one of {', '.join((*SCORES, 'random'))}, got {self.score!r}.")
-        if type(self.round_to) is not int or self.round_to < 1:
-            raise ValueError(f"round_to must be a whole number of at least 1, got {self.round_to!r}.")
+        for name, value in (("round_to", self.round_to), ("block", self.block)):
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
         if not self.sigma > 0 or not math.isfinite(self.weight) or self.weight < 0:
             raise ValueError(f"sigma must be positive and weight not negative, got {self.sigma!r} and {self.weight!r}.")
 
@@ -127,7 +130,7 @@ class CFDP(Method, name="cfdp"):
 
     def _keeps(self) -> Mapping[str, float]:
         if isinstance(self.keep, str):
-            return RATES[self.keep]
+            return fractions(self.keep)
         return self.keep if isinstance(self.keep, Mapping) else {"*": _KEEP if self.keep is None else self.keep}
 
     def plan(self, model: nn.Module, *, where: Where = None, calibration: Calibration = None) -> Plan:
@@ -139,21 +142,24 @@ class CFDP(Method, name="cfdp"):
             calibration: Batches of images, or one tensor of them; of a batch that is a tuple the first entry is taken.
 
         Raises:
-            SiteError: ``where`` matches nothing.
+            SiteError: ``where`` matches nothing, or no glob of ``keep`` does.
             OrderError: The model already carries codes or swapped layers.
-            ValueError: There is no calibration, or the target cannot be reached; the message says what can.
+            ValueError: There is no calibration, ``keep`` leaves a layer nothing, or the target cannot be reached; the message
+                says what can.
             UnsupportedError: The operations are a target and cannot be counted, see :func:`spectrim.measure.macs`.
             DataError: The calibration is empty, holds NaN, or does not go through the model.
         """
         decided = self._decide(model, where, calibration)
         savings = saved(model, [edit for _, edit in decided.cuts], decided.costs, decided.image)
-        edits = [replace(edit, note=self._note(model, ladder, decided.settled.kept[edit.path], saving))
-                 for (ladder, edit), saving in zip(decided.cuts, savings, strict=True)]  # fmt: skip
+        edits = []
+        for (ladder, edit), saving in zip(decided.cuts, savings, strict=True):
+            kept = decided.settled.kept[edit.path]
+            edits.append(replace(edit, note=going(ladder, kept, saving, score=self.score, target=self.target)))
         return Plan(
             repr(self),
             type(model).__name__,
             tuple(edits),
-            _in_order(model, decided.skipped),
+            in_order(model, decided.skipped),
             decided.costs.parameters(),
             decided.costs.parameters(counts(edits)),
             decided.settled.budget,
@@ -185,9 +191,11 @@ class CFDP(Method, name="cfdp"):
             )
         shown = {path for each in found for path in each.writers}
         others = {path: reason for path, reason in decided.skipped.items() if path not in shown}
-        return tuple(found), _in_order(model, others)
+        return tuple(found), in_order(model, others)
 
-    def in_rounds(self, model: nn.Module, count: int, *, calibration: Calibration = None) -> Sequence["CFDP"]:
+    def in_rounds(
+        self, model: nn.Module, count: int, *, where: Where = None, calibration: Calibration = None
+    ) -> Sequence["CFDP"]:
         """Cuts to make one after the other, tuning in between; the last one ends at the widths, or the target, of this one.
 
         Every round leaves the same share of what the one before left, before rounding.
@@ -195,12 +203,14 @@ class CFDP(Method, name="cfdp"):
         Args:
             model: Before the first cut.
             count: How many cuts.
+            where: As for :meth:`plan`; what cannot be cut in the end is refused now.
             calibration: As for :meth:`plan`; only its first batch is looked at.
 
         Raises:
-            ValueError: The count is not positive, or there is no calibration.
-            DataError: The calibration is empty or does not go through the model.
+            SiteError, OrderError, DataError: As :meth:`plan` does.
+            ValueError: The count is not positive, there is no calibration, or ``keep`` leaves a layer nothing.
 
+        >>> import torch
         >>> net = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 10, 1))
         >>> images = torch.rand(2, 3, 8, 8)
         >>> for method in CFDP(keep=0.25).in_rounds(net, 2, calibration=images):
@@ -212,8 +222,11 @@ class CFDP(Method, name="cfdp"):
         if count <= 1:
             super().in_rounds(model, count)  # refuses what is less
             return (self,)
+        check_order(model)
         first = next(images_of(calibration, model, who="CFDP"))
-        original = {group.path: len(group.units) for group in _groups(model, first)[0]}
+        layers = Layers.of(model, first, where)
+        self._asked.check(model, layers)
+        original = {group.path: len(group.units) for group in layers.groups}
         if self.target is not None:
             aims = targets(Target.parse(self.target), count, self._costs(model, first[:1]))
             return tuple(replace(self, target=target, original=original) for target in aims)
@@ -224,24 +237,21 @@ class CFDP(Method, name="cfdp"):
 
     def _decide(self, model: nn.Module, where: Where, calibration: Calibration, *, whole: bool = False) -> "_Decided":
         """What goes; with ``whole``, groups are scored too of which it is clear before that all of them stays."""
-        _check_order(model)
+        check_order(model)
         batches = images_of(calibration, model, who="CFDP")
         first = next(batches)
-        found, left = _groups(model, first)
-        skipped = {each.path: each.reason for each in left}
-        layers = [path for group in found for path in group.writers] + list(skipped)
-        chosen = sites.selected([_site(model, path) for path in layers], where, model=model)
-        skipped = {path: "left alone by where" if _site(model, path).name not in chosen else reason
-                   for path, reason in skipped.items()}  # fmt: skip
+        layers, asked = Layers.of(model, first, where), self._asked
+        asked.check(model, layers)
+        skipped = dict(layers.left)
         rungs: dict[str, tuple[int, ...]] = {}
-        for group in found:
-            rungs[group.path], reason = self._rungs(model, group, chosen)
+        for group in layers.groups:
+            rungs[group.path], reason = asked.rungs(model, group, layers)
             if reason:
                 skipped |= dict.fromkeys(group.writers, reason)
-        scored = [group for group in found if len(rungs[group.path]) > (0 if whole else 1)]
+        looked = [group for group in layers.groups if len(rungs[group.path]) > (0 if whole else 1)]
         costs = self._costs(model, first[:1])
         ladders = []
-        for group, values in self._scores(model, scored, itertools.chain([first], batches)):
+        for group, values in self._scores(model, looked, itertools.chain([first], batches)):
             if values is None:
                 skipped |= dict.fromkeys(group.writers, "what reads its channels is not called as a layer")
             else:
@@ -250,34 +260,22 @@ class CFDP(Method, name="cfdp"):
         settled = settle(model, ladders, target, costs, first[:2])
         cuts = []
         for ladder in ladders:
-            reason = skipped.get(ladder.group.path) or self._whole(ladder, settled)
+            reason = skipped.get(ladder.group.path) or staying(ladder, settled, target=self.target)
             if not reason:
                 cuts.append((ladder, ladder.cut(model, settled.kept[ladder.group.path])))
             else:
                 skipped |= dict.fromkeys(ladder.group.writers, reason)
         return _Decided(tuple(ladders), tuple(cuts), settled, skipped, costs, first[:1])
 
-    def _rungs(self, model: nn.Module, group: Group, chosen: set[str]) -> tuple[tuple[int, ...], str]:
-        """How many units of a group may stay, from all down, none if it is not to be looked at; and why it is left alone."""
-        members = [_site(model, path) for path in group.writers]
-        if out := [site.path for site in members if site.name not in chosen]:
-            return (), "left alone by where" if len(members) == 1 else f"left alone by where, together with {out[0]!r}"
-        of, every = (self.original or {}).get(group.path), len(group.units)
-        if self.target is not None:
-            rungs = widths(group, self.least, self.round_to, of=of)
-            few = f"has {group.width} channels, and no smaller width that round_to={self.round_to} and least={self.least:g} allow"
-            return rungs, "" if len(rungs) > 1 else few
-        keep = self._keep_of(model, group)
-        if keep is None:
-            return (every,), "no pattern of keep matches"
-        kept = kept_units(group, keep, self.round_to, of=of)
-        if kept == every:
-            return (every,), f"keep={keep:g} leaves all of its {group.width} channels"
-        return (every, kept), ""
-
-    def _keep_of(self, model: nn.Module, group: Group) -> float | None:
-        members, patterns = [_site(model, path) for path in group.writers], self._keeps()
-        return next((patterns[p] for p in patterns if any(sites.matches(site, p) for site in members)), None)
+    @property
+    def _asked(self) -> Asked:
+        return Asked(
+            keeps=self._keeps(),
+            target=self.target,
+            round_to=self.round_to,
+            least=self.least,
+            original=self.original or {},
+        )
 
     def _costs(self, model: nn.Module, x: Tensor) -> Costs:
         try:
@@ -287,48 +285,13 @@ class CFDP(Method, name="cfdp"):
                 raise
             return Costs.of(model, None)
 
-    def _whole(self, ladder: Ladder, settled: Settled) -> str:
-        """Why a group stays whole that might have been cut; empty if it is cut."""
-        path = ladder.group.path
-        if path in settled.blamed:
-            return settled.blamed[path]
-        if settled.kept[path] == ladder.rungs[0]:
-            return f"target={self.target} leaves all of its {ladder.group.width} channels"
-        return ""
-
     def _scores(
-        self, model: nn.Module, scored: Sequence[Group], batches: Iterable[Tensor]
+        self, model: nn.Module, groups: Sequence[Group], batches: Iterable[Tensor]
     ) -> list[tuple[Group, Tensor | None]]:
         if self.score == "random":
-            for _ in batches:  # which checks them
-                pass
-            generator = torch.Generator().manual_seed(self.seed)
-            return [(g, torch.rand(len(g.units), generator=generator, dtype=torch.float64)) for g in scored]
+            return drawn(groups, batches, self.seed)
         score = SCORES[self.score]
-
-        def of(maps: Tensor) -> Tensor:
-            return score(maps, self.sigma, self.weight)
-
-        means = mean_scores(model, {reader.path for group in scored for reader in group.readers}, batches, of)
-        return [(group, _together(group, means)) for group in scored]
-
-    def _note(self, model: nn.Module, ladder: Ladder, kept: int, saving: tuple[int, int | None]) -> str:
-        """What goes, why, with what, and what it saves."""
-        group = ladder.group
-        note = [f"{self.score} scores below {ladder.below(kept):.2f} of the mean go"]
-        if self.target is not None:
-            note += ["at its least width"] * (kept == ladder.rungs[-1])
-        elif (keep := self._keep_of(model, group) or 1) * (self.original or {}).get(group.path, len(group.units)) < 1:
-            note.append(f"keep={keep:g} would leave none of them, so its least width stays")
-        if len(group.writers) > 1:
-            others = group.writers[1:]
-            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-            note.append(f"with {', '.join(others[:3])}{more}")
-        if group.locked[0]:
-            note.append(f"{group.locked[0]} cannot go: {group.locked[1]}")
-        parameters, operations = saving
-        note.append(f"saves {parameters:,} parameters" + ("" if operations is None else f" and {operations:,} MACs"))
-        return "; ".join(note)
+        return scored(model, groups, batches, lambda maps: score(maps, self.sigma, self.weight, self.block))
 
 
 @dataclass(frozen=True, eq=False)
@@ -341,49 +304,3 @@ class _Decided:
     skipped: Mapping[str, str]
     costs: Costs
     image: Tensor
-
-
-def _in_order(model: nn.Module, skipped: Mapping[str, str]) -> tuple[Skipped, ...]:
-    order = {name: place for place, (name, _) in enumerate(model.named_modules())}
-    return tuple(sorted((Skipped(*item) for item in skipped.items()), key=lambda row: order[row.site]))
-
-
-def _groups(model: nn.Module, first: Tensor) -> tuple[list[Group], list[Left]]:
-    try:
-        return groups(model, [first[:1]])
-    except UnsupportedError as error:
-        raise DataError(f"calibration batch 0 of shape {tuple(first.shape)}: {error}") from error
-
-
-def _together(group: Group, means: Mapping[str, Tensor]) -> Tensor | None:
-    """One score for each unit: the mean over the readers, each relative to its own mean over the group."""
-    total, count = torch.zeros(len(group.units), dtype=torch.float64), torch.zeros(len(group.units))
-    known = [reader for reader in group.readers if reader.path in means]
-    for reader in known:
-        units = torch.tensor(reader.units)
-        mine = units >= 0
-        values = means[reader.path][mine]
-        sums = torch.zeros(len(group.units), dtype=torch.float64).index_add_(0, units[mine], values)
-        columns = torch.bincount(units[mine], minlength=len(group.units))
-        mean = values.mean()
-        total += sums / columns.clamp(min=1) / (mean if mean > 0 else 1)
-        count += columns > 0
-    return total / count.clamp(min=1) if known else None
-
-
-def _site(model: nn.Module, path: str) -> Site:
-    module = model.get_submodule(path)
-    return Site(path, "source" if "source" in module._buffers else "weight", module)  # noqa: SLF001 - plain tensors
-
-
-def _check_order(model: nn.Module) -> None:
-    if codes := sites.coded(model):
-        raise OrderError(
-            f"CFDP cuts channels, but {len(codes)} tensors are already coded (first: {codes[0].site!r}, "
-            f"{codes[0].codec.kind}). Cut first and code last, or decode with spectrim.finalize_(model)."
-        )
-    if present := list(components(model)):
-        raise OrderError(
-            f"CFDP cuts channels, but {len(present)} modules are already swapped (first: {present[0][0]!r}, "
-            f"{present[0][1].kind}). Cut first, swap and code after that."
-        )

@@ -1,7 +1,8 @@
 """How much a channel matters, by its feature maps: the published scores of CFDP and the controls."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -12,16 +13,24 @@ from spectrim.transforms.blocks import Scale, block_coefficients
 LAMBDA = 0.03
 """Weight of the spatial term; the paper's."""
 
+BLOCK = 4
+"""Side of the patches; the paper's."""
+
 _CHUNK = 1 << 18
 """So many numbers at a time are transformed and counted: what stays in the cache is not waited for."""
 
 Maps = Float[Tensor, "image channel height width"]
 PerMap = Float[Tensor, "image channel"]
-Score = Callable[[Maps, float, float], PerMap]
+
+
+class Score(Protocol):
+    """A score of maps, by the Gaussian's deviation, λ and the side of the patches, as far as it has them."""
+
+    def __call__(self, maps: Maps, sigma: float, weight: float, block: int = BLOCK, /) -> PerMap: ...  # noqa: D102
 
 
 def frequency_score(
-    maps: Maps, *, block: int = 4, scale: Scale = "ortho", sigma: float | None = None, weight: float = LAMBDA
+    maps: Maps, *, block: int = BLOCK, scale: Scale = "ortho", sigma: float | None = None, weight: float = LAMBDA
 ) -> PerMap:
     """The paper's score of each map *F*, with :math:`\\tilde F` its block spectrum and *µ* the mean of that.
 
@@ -97,11 +106,13 @@ def _norm(maps: Maps) -> PerMap:
 
 SCORES: Mapping[str, Score] = MappingProxyType(
     {
-        "ortho": lambda maps, _, weight: frequency_score(maps, weight=weight),
-        "paper": lambda maps, sigma, weight: frequency_score(maps, scale="none", sigma=sigma, weight=weight),
-        "official": lambda maps, _, weight: official_score(maps, weight),
-        "l1": lambda maps, _sigma, _weight: maps.abs().sum((-2, -1), dtype=torch.float64),
-        "l2": lambda maps, _sigma, _weight: _norm(maps),
+        "ortho": lambda maps, _, weight, block=BLOCK: frequency_score(maps, block=block, weight=weight),
+        "paper": lambda maps, sigma, weight, block=BLOCK: frequency_score(
+            maps, block=block, scale="none", sigma=sigma, weight=weight
+        ),
+        "official": lambda maps, _, weight, _block=BLOCK: official_score(maps, weight),
+        "l1": lambda maps, _sigma, _weight, _block=BLOCK: maps.abs().sum((-2, -1), dtype=torch.float64),
+        "l2": lambda maps, _sigma, _weight, _block=BLOCK: _norm(maps),
     }
 )
-"""Scores by name, each a function of maps, sigma and λ. ``random``, the third control, looks at no map."""
+"""Scores by name. ``random``, the third control, looks at no map."""

@@ -49,12 +49,15 @@ class Method(ABC):
             OrderError: The model already carries a finer edit, or this one.
         """
 
-    def in_rounds(self, model: nn.Module, count: int, *, calibration: Calibration = None) -> Sequence["Method"]:
+    def in_rounds(
+        self, model: nn.Module, count: int, *, where: Where = None, calibration: Calibration = None
+    ) -> Sequence["Method"]:
         """The methods to apply one after the other, training in between, in order to do what this one does at once.
 
         Args:
             model: As it is before the first round.
             count: How many rounds, at least 1.
+            where: As for :meth:`plan`.
             calibration: As for :meth:`plan`.
 
         Raises:

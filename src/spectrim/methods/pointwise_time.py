@@ -11,7 +11,6 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from spectrim.budget import Budget, Target
-from spectrim.kernels import build
 from spectrim.kernels.building import built
 from spectrim.measure import paired_latency
 from spectrim.measure.choice import least_seconds
@@ -22,12 +21,14 @@ from spectrim.surgery.arranging import sort_channels_
 from spectrim.surgery.edits import SwapModule, replace_module_
 from spectrim.surgery.plan import Plan
 
-_ROUGH, _SURE = 7, 25
-"""Rounds of a measurement while searching, and of one that is believed."""
-_STEPS, _BRACKETING = 8, 12
-"""Halvings of the range of prices: with a measurement each, and those before that find where it begins and ends."""
-_LESS = 0.02
-"""Where a measurement does not stand up: how far up the range of prices the next one is taken."""
+_ROUNDS = 25
+"""Of a measurement."""
+_MEASUREMENTS, _HALVINGS = 6, 20
+"""Measurements between the least and the most that can be saved; and halvings on the way to a price."""
+_EDGE = 0.1
+"""How far from both ends of what is left to search the next measurement is at least."""
+_CLOSE = 0.01
+"""How much less than asked for is near enough."""
 
 
 @dataclass(frozen=True)
@@ -101,60 +102,67 @@ def within_time(
         target: Of latency.
         x: One image.
         bands_at: The bands at a price, of the layers that pay at it.
-        said: What the layers with these bands save by themselves, in any unit; it tells where prices begin and cease to matter.
+        said: What the layers with these bands save by themselves, in any unit.
         edits_of: What puts bands into the model.
         prices: Between which to look.
 
     Raises:
         ValueError: The target cannot be reached.
     """
-    build()
     if target.amount >= 1:
         return {}, Budget(target=str(target), dense=1.0, left=1.0)
-    known: dict[float, nn.Module] = {}
 
-    def measured(price: float, rounds: int) -> tuple[float, str]:
-        if price not in known:
-            known.clear()
-            known[price] = finalized_copy(model, edits_of(bands_at(price)), x)
-        clock = paired_latency({"dense": model, "cut": known[price]}, x, rounds=rounds)
-        dense, cut = clock["dense"], clock["cut"]
-        threads = f"{cut.threads} thread{'s' * (cut.threads > 1)}"
-        how = f"{dense.median_ms:.3g} → {cut.median_ms:.3g} ms, {threads} on {cut.device}, {rounds} rounds"
+    def measured(price: float) -> tuple[float, str]:
+        cut = finalized_copy(model, edits_of(bands_at(price)), x)
+        clock = paired_latency({"dense": model, "cut": cut}, x, rounds=_ROUNDS)
+        before, after = clock["dense"], clock["cut"]
+        threads = f"{after.threads} thread{'s' * (after.threads > 1)}"
+        how = f"{before.median_ms:.3g} → {after.median_ms:.3g} ms, {threads} on {after.device}, {_ROUNDS} rounds"
         return 1 / clock.speedup("cut", over="dense"), how
 
-    low, high = _mattering(lambda price: said(bands_at(price)), prices)
-    least, how = measured(math.exp(high), _SURE)
-    if least > target.amount:
-        up = math.ceil(least * 1000) / 1000
+    most = _Point(prices[1], said(bands_at(prices[1])), *measured(prices[1]))
+    if most.left > target.amount:
+        up = math.ceil(most.left * 1000) / 1000
         ask = f" Ask for {target.quantity}:{up:g} or more, or let" if up < 1 else " Let"
         raise ValueError(
             f"target {target} is below what can be reached, {up:g} of dense with the narrowest bands in every layer where they "
-            f"pay ({how}).{ask} more go: a wider where."
+            f"pay ({most.how}).{ask} more go: a wider where."
         )
-    first, last = low, high
-    for _ in range(_STEPS):
+    little = _Point(prices[0], said(bands_at(prices[0])), 1.0, "")
+    for _ in range(_MEASUREMENTS):
+        if most.left >= target.amount - _CLOSE or most.said <= little.said:
+            break
+        # What layers save by themselves tells better where to look next than halving would, as a measurement is never exact.
+        share = (little.left - target.amount) / (little.left - most.left)
+        wanted = little.said + min(max(share, _EDGE), 1 - _EDGE) * (most.said - little.said)
+        price = _price_of(wanted, lambda each: said(bands_at(each)), (little.price, most.price))
+        if price >= most.price:
+            break
+        point = _Point(price, said(bands_at(price)), *measured(price))
+        if point.left <= target.amount:
+            most = point
+        else:
+            little = point
+    return bands_at(most.price), Budget(target=str(target), dense=1.0, left=most.left, how=most.how)
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A price, what the layers save by themselves at it, and what the network takes by the clock."""
+
+    price: float
+    said: float
+    left: float
+    how: str
+
+
+def _price_of(wanted: float, said: Callable[[float], float], prices: tuple[float, float]) -> float:
+    """The least price at which layers save so much, by halving its logarithm."""
+    low, high = (math.log(each) for each in prices)
+    for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (low, middle) if measured(math.exp(middle), _ROUGH)[0] <= target.amount else (middle, high)
-    while True:
-        left, how = measured(math.exp(high), _SURE)
-        if left <= target.amount or high >= last:
-            budget = Budget(target=str(target), dense=1.0, left=left, how=how)
-            return bands_at(math.exp(high)), budget
-        high = min(high + _LESS * (last - first), last)
-
-
-def _mattering(said: Callable[[float], float], prices: tuple[float, float]) -> tuple[float, float]:
-    """The logarithms of prices between which what layers save goes from the least to the most."""
-    ends = []
-    for number, wanted in enumerate((said(prices[0]), said(prices[1]))):
-        low, high = (math.log(each) for each in prices)
-        for _ in range(_BRACKETING):
-            middle = (low + high) / 2
-            beyond = (said(math.exp(middle)) == wanted) == bool(number)
-            low, high = (low, middle) if beyond else (middle, high)
-        ends.append(high if number else low)
-    return ends[0], ends[1]
+        low, high = (low, middle) if said(math.exp(middle)) >= wanted else (middle, high)
+    return math.exp(high)
 
 
 def finalized_copy(model: nn.Module, edits: Sequence[SwapModule], x: Tensor) -> nn.Module:

@@ -46,8 +46,11 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
         least: Templates that every layer keeps.
         stages: In how many steps the fraction falls while progress goes from 0 to 1.
         saliency: ``magnitude`` (mean absolute weight less the layer's mean), ``raw``, or ``taylor`` (weight times gradient).
-        assign: Which template a filter is rebuilt from: ``modulo`` (in turn), ``cosine`` (most similar), ``random``.
-        start: First transformation: ``lstsq`` (closest to the filter; scalar and matrix) or ``ones`` (the template itself).
+        assign: Which template a filter is rebuilt from: ``modulo`` (in turn), ``cosine`` (most similar), ``random``, or ``outputs``:
+            that which can come closest to what the filter writes for the batch that was read last (its weights before the first
+            one), as long as it is a template. The first three are the paper's, or near it; this one is not.
+        start: First transformation: ``lstsq`` (closest to the filter; scalar and matrix), ``ones`` (the template itself), or
+            ``outputs`` (closest to what the filter writes, by least squares, up to a constant; scalar).
         include_pointwise: Take kernels of one tap too, where a transformation is a mere factor.
         seed: Of ``random``.
 

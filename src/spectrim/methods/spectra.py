@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from spectrim.calibration import see
+from spectrim.calibration import at_a_time, see
 from spectrim.errors import DataError, UnsupportedError
 from spectrim.nn.blockwise import MAX_FREQUENCIES, covered, to_blocks
 from spectrim.surgery.channels import still
@@ -179,7 +179,7 @@ def read_spectra(
     try:
         with still(model), torch.set_grad_enabled(watch.probing):
             for number, batch in enumerate(batches):
-                for part in batch.split(_CHUNK if watch.probing else len(batch)):  # type: ignore[no-untyped-call]
+                for part in batch.split(at_a_time(batch[0], _CHUNK if watch.probing else len(batch))):  # type: ignore[no-untyped-call]
                     images = part.clone().requires_grad_(watch.probing and part.is_floating_point())
                     watch.settle(model, see(model, images, number), generator)
                     watch.batch += 1

@@ -13,6 +13,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from spectrim.nn.component import Layer, Spec
 from spectrim.nn.conv_sizes import ConvSizes
+from spectrim.nn.template_fitting import OutputFit, fitted_to_outputs, patches, seen, white
 from spectrim.nn.templates import Rebuilding, assigned, chosen, magnitude
 from spectrim.nn.two_stage import TwoStageConv
 from spectrim.transforms.taps import Family, fitted, fitted_matrices, identity, matrices, shape_of, transformed
@@ -84,6 +85,7 @@ class TemplateConv(Layer, kind="template-conv"):
         outputs = torch.arange(sizes.outside, dtype=torch.int16)
         self.register_buffer("template", outputs % stored)
         self.register_buffer("turned", torch.where(outputs < stored, -1, outputs - stored).to(torch.int16))
+        self._seen: Tensor | None = None
         if rebuilding is not None:
             self.turned.fill_(-1)
             self.register_buffer("stage", torch.zeros((), dtype=torch.int32))
@@ -93,6 +95,8 @@ class TemplateConv(Layer, kind="template-conv"):
     def forward(self, x: Float[Tensor, "batch in *space"]) -> Float[Tensor, "batch out *left"]:
         """The convolution with the rebuilt filters."""
         weight = self.filters()
+        if self.training and self.rebuilding is not None and self.rebuilding.looks:
+            self._seen = seen(x, self.sizes)
         if (
             self.training
             and weight.requires_grad
@@ -159,6 +163,16 @@ class TemplateConv(Layer, kind="template-conv"):
                 )
                 for layer, pruned in zip(layers, wanted, strict=True):
                     layer._prune(pruned, rebuilding, stage)
+                    layer._agree()
+
+    def _agree(self) -> None:
+        """Give all processes what the first one decided: each has seen other batches."""
+        how = self.rebuilding
+        data = how is not None and (how.looks or how.saliency == "taylor")
+        if data and torch.distributed.is_available() and torch.distributed.is_initialized():
+            biases = [] if self.bias is None else [self.bias]
+            for each in (self.template, self.turned, self.transformations, *biases):
+                torch.distributed.broadcast(each.detach().view(torch.uint8), 0)  # no backend takes 16-bit integers
 
     def _saliency(self, rebuilding: Rebuilding) -> Tensor:
         if rebuilding.saliency == "taylor":
@@ -174,19 +188,38 @@ class TemplateConv(Layer, kind="template-conv"):
         if pruned == self.pruned:
             return
         before, current = self.pruned, self.filters()
-        generator = torch.Generator().manual_seed(rebuilding.seed + stage)
-        template = assigned(current, pruned, rebuilding.assign, generator=generator).to(self.template)
-        fresh = sorted(n for n in pruned if n not in before or template[n] != self.template[n])
-        rows = torch.tensor(fresh, device=current.device)
+        kept = [n for n in range(self.sizes.outside) if n not in pruned]
+        template, fit = self.template.clone(), None
+        if rebuilding.assign == "outputs":
+            fresh = sorted(n for n in pruned if n not in before or int(template[n]) in pruned)
+            fit = self._fit(current[fresh], kept)
+            template[kept + fresh] = torch.tensor(kept + [kept[m] for m in fit.template]).to(template)
+        else:
+            generator = torch.Generator().manual_seed(rebuilding.seed + stage)
+            template = assigned(current, pruned, rebuilding.assign, generator=generator).to(template)
+            fresh = sorted(n for n in pruned if n not in before or template[n] != self.template[n])
+        rows = torch.tensor(fresh, dtype=torch.long, device=current.device)
         self.template.copy_(template)
         self.turned.fill_(-1)
         everyone = torch.tensor(sorted(pruned), device=current.device)
         self.turned[everyone] = everyone.to(self.turned)
         numbers = self._numbers()
         numbers[:, rows] = identity(self.family, self.sizes.kernel).to(numbers)
-        if rebuilding.start == "lstsq" and self.family in ("scalar", "matrix"):
-            fit = fitted if self.family == "scalar" else fitted_matrices
-            numbers[:, rows] = fit(current[rows], self.weight[self.template[rows].long()], self.groups)
+        if rebuilding.start == "outputs" and self.family == "scalar":
+            fit = fit or self._fit(current[fresh], kept, [kept.index(int(m)) for m in template[rows]])
+            numbers[:, rows] = fit.factors
+            if self.bias is not None:
+                self.bias[rows] += fit.shift
+        elif rebuilding.start != "ones" and self.family in ("scalar", "matrix"):
+            closest = fitted if self.family == "scalar" else fitted_matrices
+            numbers[:, rows] = closest(current[rows], self.weight[self.template[rows].long()], self.groups)
+
+    def _fit(self, wanted: Tensor, kept: list[int], template: list[int] | None = None) -> OutputFit:
+        """Filters from the templates that are kept, by what the layer read last; by their weights where it read nothing."""
+        read = white(self.sizes).to(wanted) if self._seen is None else patches(self._seen, self.sizes)
+        return fitted_to_outputs(
+            read, wanted, self.weight[kept], self.groups, template=template, centred=self._seen is not None
+        )
 
     # -- in and out of a model ------------------------------------------------------------------------------------
 

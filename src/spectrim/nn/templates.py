@@ -12,8 +12,8 @@ from torch import Tensor
 from spectrim.nn.component import Spec
 
 Saliency: TypeAlias = Literal["magnitude", "raw", "taylor"]
-Assignment: TypeAlias = Literal["modulo", "cosine", "random"]
-Start: TypeAlias = Literal["lstsq", "ones"]
+Assignment: TypeAlias = Literal["modulo", "cosine", "random", "outputs"]
+Start: TypeAlias = Literal["lstsq", "ones", "outputs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +26,10 @@ class Rebuilding:
         stages: In how many equal steps the fraction falls.
         saliency: What ranks filters over all layers: ``magnitude``, the mean absolute weight less its mean over the layer;
             ``raw``, without subtracting; ``taylor``, the absolute sum of weight times gradient since the last stage.
-        assign: Which template a filter is rebuilt from: ``modulo`` (in turn), ``cosine`` (the most similar), ``random``.
-        start: The first transformation: ``lstsq``, the one that comes closest to the filter, or ``ones``, the identity.
+        assign: Which template a filter is rebuilt from: ``modulo`` (in turn), ``cosine`` (the most similar), ``random``, or
+            ``outputs`` (that which can come closest to what the filter writes, for as long as it is a template).
+        start: The first transformation: ``lstsq``, the one that comes closest to the filter; ``outputs``, to what the filter
+            writes for the batch that was read last; or ``ones``, the identity.
         seed: Of ``random``.
 
     Raises:
@@ -66,6 +68,11 @@ class Rebuilding:
         [0, 1, 1, 2, 4]
         """
         return math.ceil(progress * self.stages - 1e-9)
+
+    @property
+    def looks(self) -> bool:
+        """Whether layers keep some of what they read."""
+        return "outputs" in (self.assign, self.start)
 
     def pruned(self, filters: int, stage: int) -> int:
         """How many of all filters are no templates any more after some steps.
@@ -127,7 +134,11 @@ def chosen(
 
 
 def assigned(
-    filters: Float[Tensor, "filter ..."], pruned: set[int], assign: Assignment, *, generator: torch.Generator
+    filters: Float[Tensor, "filter ..."],
+    pruned: set[int],
+    assign: Literal["modulo", "cosine", "random"],
+    *,
+    generator: torch.Generator,
 ) -> Int[Tensor, "filter"]:
     """For every filter the one that it is rebuilt from; a template's is itself.
 

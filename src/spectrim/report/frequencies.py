@@ -72,8 +72,12 @@ class FrequencyInspection:
 
     def __str__(self) -> str:
         """The table, and what was not read."""
-        lines = [f"  {row.site}  {row.reason}" for row in self.skipped]
-        return "\n".join([str(self.table()), *(["", "not read:", *lines] if lines else [])])
+        parts = [str(self.table())]
+        if any(each.kept is None for each in self.layers):
+            parts.append(f"{units.MISSING} in the last columns: a cut does not pay there, and the layer stays dense")
+        if self.skipped:
+            parts.append("\n".join(["not read:", *(f"  {row.site}  {row.reason}" for row in self.skipped)]))
+        return "\n\n".join(parts)
 
     def to_json(self) -> dict[str, Any]:
         """All of it."""
@@ -144,7 +148,7 @@ def _figure(found: FrequencyInspection) -> "Figure":
     bar.outline.set_visible(False)
     figure.suptitle(found.headline(), x=0.01, ha="left", fontsize=8.5, wrap=True)
     figure.supxlabel(
-        "frequency, in the order in which they are kept; the line is where each channel's band ends",
+        "frequency, in the order in which they are kept; the line is where each channel's band ends (none: stays dense)",
         fontsize=8,
         color="#7b8794",
     )

@@ -7,6 +7,9 @@ from typing import Any
 from spectrim.report import units
 from spectrim.report.reading import at, mappings, number, text
 
+_LOSS = 0.01
+"""A fraction of the images."""
+
 
 def notes(result: Mapping[str, Any]) -> list[str]:
     """Honest remarks on a result.
@@ -17,7 +20,8 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     >>> notes({"dense": {"macs": 5}, "compressed": {"macs": 5}})
     ['The compression saves storage and transfer, not time: the weights are decoded when the file is loaded, and ...]
     """
-    found = [_chance(result), _speed(result), _dtype(result), _plain(result), _loaded(result), _skips(result)]
+    found = [_chance(result), _untrained(result), _speed(result), _bands(result), _dtype(result), _plain(result)]
+    found += [_loaded(result), _skips(result)]
     return [note for note in found if note]
 
 
@@ -36,10 +40,49 @@ def _chance(result: Mapping[str, Any]) -> str:
     )
 
 
+def _untrained(result: Mapping[str, Any]) -> str:
+    """What to do about a loss that no training made up for."""
+    before, after = number(result, "dense", "metric"), number(result, "compressed", "metric")
+    if before is None or after is None or number(result, "recipe", "compressed", "epochs") != 0:
+        return ""
+    if before - after < _LOSS:
+        return ""
+    return (
+        f"Nothing was trained after the cut ({units.points(before, after)}). Ask for less of a cut, or let the network "
+        "train (--epochs; --distill 1 needs no labels)."
+    )
+
+
+def _bands(result: Mapping[str, Any]) -> str:
+    """How many multiplications the plan's bands leave: another number than that of the plain form."""
+    costs = _costs(result)
+    if not costs:
+        return ""
+    whole, kept, transforms = (sum(each) for each in zip(*costs, strict=True))
+    return (
+        f"{units.plural(len(costs), 'pointwise convolution')} of {units.short(whole)} multiplications became {units.short(kept)}, and "
+        f"{units.short(transforms)} to transform by rows and columns, as the compiled kernels do. The multiply-adds above are those of plain torch, "
+        "which transforms coefficient by coefficient."
+    )
+
+
+def _costs(result: Mapping[str, Any]) -> list[Any]:
+    """Of the pointwise convolutions that were cut to bands: multiplications before, behind, and of the transforms."""
+    edits = [edit for plan in mappings(result, "plans") for edit in mappings(plan, "edits")]
+    return [spec["macs"] for edit in edits if isinstance(spec := edit.get("spec"), Mapping) and "macs" in spec]
+
+
 def _speed(result: Mapping[str, Any]) -> str:
     before, after = number(result, "dense", "macs"), number(result, "compressed", "macs")
     if before is None or after is None or before <= 0:
         return ""
+    staged = number(result, "compressed", "macs_in_two_stages")
+    if after == before and staged is not None and staged < before:
+        return (
+            f"On this machine, at this size, rebuilt layers are no faster in two stages, so the network computes what it computed "
+            f"before; in two stages there are {units.change(before, staged, less='fewer', more='more')} multiplications. "
+            "Compiled forms (spectrim bench --kernels) may win where the plain ones do not."
+        )
     if after == before:
         return (
             "The compression saves storage and transfer, not time: the weights are decoded when the file is loaded, and "
@@ -69,6 +112,10 @@ def _plain(result: Mapping[str, Any]) -> str:
     total = number(result, "compressed", "bytes", "total")
     if not plain or not total or payload is None or plain < payload:
         return ""
+    if _costs(result) or number(result, "compressed", "macs_in_two_stages") is not None:
+        return ""  # the layers that were swapped are among these tensors
+    if payload == 0:  # channels went, or nothing did
+        return "The file holds an ordinary network: nothing is decoded when it is loaded, and it runs as it is."
     return (
         f"{units.percent(plain / total)} of the file are tensors that the method leaves alone: biases, normalisations, "
         "skipped layers. Keeping fewer coefficients makes it hardly smaller."

@@ -122,6 +122,8 @@ def before_after(result: Mapping[str, Any]) -> Table:
             rows.append([label, "", units.size(number(result, "compressed", "bytes", part)), ""])
     macs = number(result, "dense", "macs")
     compare("multiply-adds", macs, number(result, "compressed", "macs"), units.short, "fewer more")
+    if (staged := number(result, "compressed", "macs_in_two_stages")) is not None:
+        compare("  in two stages", macs, staged, units.short, "fewer more")
     old, new = number(result, "dense", "latency_ms"), number(result, "compressed", "latency_ms")
     compare("time per image", old, new, units.milliseconds, "less more", noise=TIMING_NOISE)
     known = [row for row in rows if any(cell not in {"", units.MISSING} for cell in row[1:])]

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from spectrim.errors import PlanError, UnsupportedError
-from spectrim.surgery.outputs import tensors_in
+from spectrim.surgery import isolated
+from spectrim.surgery.outputs import first_line, tensors_in
 from spectrim.surgery.prune import PruneChannels, silenced
 
 _TOLERANCE = 1e-3
 """Largest difference, relative to the largest number of an output: float32 through a hundred layers leaves less, a wrong
 channel more."""
+
+_FAILS = "the forward has sizes of its own and fails when it is cut ({})"
 
 
 def not_followed(model: nn.Module, edits: Sequence[PruneChannels], inputs: Sequence[Any]) -> dict[str, str]:
@@ -24,7 +27,8 @@ def not_followed(model: nn.Module, edits: Sequence[PruneChannels], inputs: Seque
     The cut copy has to compute what the whole copy computes when nothing reads the removed channels. A forward can fail to
     follow where it has sizes of its own (``view(-1, 64)``, a number of heads), which no trace of operations shows. Where the
     whole copy runs in training mode, the cut one has to as well: some heads are in use only there. Which edits are to blame is
-    found by halving, with the layers at the same place of all blocks next to each other, as one of them is seldom to blame alone.
+    found block by block where the block itself fails, and else by halving, with the layers at the same place of all blocks next to
+    each other, as one of them is seldom to blame alone.
 
     Args:
         model: Stays as it is.
@@ -42,7 +46,11 @@ def not_followed(model: nn.Module, edits: Sequence[PruneChannels], inputs: Seque
         ) from error
     _liven_(trial)
     in_order = sorted(edits, key=lambda edit: re.sub(r"\d+", "", edit.path))
-    blamed = _blamed(in_order, lambda some: _answers_otherwise(trial, some, inputs))
+    blamed: dict[str, str] = {}
+    if in_order and _answers_otherwise(trial, in_order, inputs):
+        blamed = {path: _FAILS.format(why) for path, why in isolated.failing(trial, in_order, inputs).items()}
+    rest = [edit for edit in in_order if edit.path not in blamed]
+    blamed |= _blamed(rest, lambda some: _answers_otherwise(trial, some, inputs))
     try:
         _train(trial, inputs)
     except Exception:  # noqa: BLE001 - it may want targets, or more images
@@ -108,7 +116,7 @@ def _answers_otherwise(trial: nn.Module, edits: list[PruneChannels], inputs: Seq
     except PlanError as error:
         return f"cannot be cut: {error}"
     except Exception as error:  # noqa: BLE001 - a stranger's forward may raise anything, and all of it means the same
-        return f"the forward has sizes of its own and fails when it is cut ({_first_line(error)})"
+        return _FAILS.format(first_line(error))
     if math.isnan(off) or off > _TOLERANCE:
         return "the forward has sizes of its own and computes something else when it is cut"
     return None
@@ -120,7 +128,7 @@ def _does_not_train(trial: nn.Module, edits: list[PruneChannels], inputs: Sequen
     try:
         _train(trial, inputs)
     except Exception as error:  # noqa: BLE001 - a stranger's forward may raise anything
-        return f"the forward of training fails when it is cut ({_first_line(error)})"
+        return f"the forward of training fails when it is cut ({first_line(error)})"
     finally:
         undo()
     return None
@@ -141,11 +149,6 @@ def _train(model: nn.Module, inputs: Sequence[Any]) -> None:
         model.eval()
         for module, name, buffer, values in before:
             module._buffers[name] = buffer.copy_(values)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:120] if lines else type(error).__name__
 
 
 def _outputs(output: Any) -> list[Tensor]:

@@ -8,6 +8,7 @@ import torch
 import spectrim
 from spectrim.measure import macs, paired_latency
 from spectrim.measure.choice import Choice
+from spectrim.training.clocked import made_ready_
 from spectrim.training.metric import NAMES, evaluate
 from spectrim.training.models import Fit, build, example_for
 from spectrim.training.setting import accelerator_for, fit_to, preprocessing
@@ -83,6 +84,7 @@ def compare_speed(
     example = example_for(model, dense, fit, batch_size).to(device)
     decoded = spectrim.load_(build(model, fit).to(device), file).eval()
     finalized = spectrim.load_(build(model, fit).to(device), file, decode=False).eval()
+    example = made_ready_([dense, decoded, finalized], example, compile_kernels=False)
     choices: list[Choice] = []
     spectrim.finalize_(finalized, example=example, choices=choices)
     networks = {"dense": dense, "decoded": decoded, "finalized": finalized}

@@ -69,7 +69,7 @@ class Checkpoint:
                         number, _, name = rest.partition("/")
                         optimizer.setdefault(int(number), {})[name] = file.get_tensor(key)
             return cls(model, optimizer, json.loads(notes["notes"]), average)
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
             raise ArtifactError(f"{path}: damaged ({error}). Start again with --overwrite.") from error
 
 

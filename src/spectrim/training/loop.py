@@ -125,7 +125,7 @@ def train(
     if phase.batch_size % processes:
         raise ValueError(f"a batch of {phase.batch_size} cannot be shared equally by {processes} processes.")
     # accelerate's prepare() would put a forward of its own into the model; this is what it wraps around it.
-    network = DistributedDataParallel(model) if processes > 1 else model
+    network = shared(model) if processes > 1 else model
     ready = accelerator.prepare_optimizer(optimizer)
     recipe, total = phase.recipe, phase.steps
     augmentation = phase.source.augmentation if recipe.augmentation is None else recipe.augmentation
@@ -186,3 +186,14 @@ def check_loss(loss: float, step: int, lr: float) -> None:
         raise spectrim.SpectrimError(
             f"the loss is {loss} after step {step}, at a learning rate of {lr:.2g}. Lower --lr."
         )
+
+
+def shared(model: nn.Module) -> DistributedDataParallel:
+    """A model for several processes.
+
+    No backend sends 16-bit integers; those are what components decided, which is the same everywhere.
+    """
+    small = [name for name, buffer in model.named_buffers() if buffer.dtype == torch.int16]
+    ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model  # noqa: SLF001 - its only name
+    ignore(model, small)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+    return DistributedDataParallel(model)

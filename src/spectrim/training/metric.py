@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
+from spectrim.calibration import at_a_time
 from spectrim.training.images import Images
 from spectrim.training.source import Task
 
@@ -42,7 +43,7 @@ def evaluate(
         task, num_classes: What the labels are.
         prepare: From pixels to what the network sees.
         accelerator: Says where to run, with whom and in which precision.
-        batch_size: Images at a time in one process.
+        batch_size: Images at a time in one process; a processor takes fewer of large ones.
 
     Returns:
         A fraction in [0, 1].
@@ -54,8 +55,11 @@ def evaluate(
     with torch.no_grad():
         for some in torch.split(rows, batch_size):
             pixels, labels = images.batch(some)
-            with accelerator.autocast():
-                scores = model(prepare(pixels.to(accelerator.device)))
-            metric.update(scores.float(), labels.to(accelerator.device))
+            x, labels = prepare(pixels.to(accelerator.device)), labels.to(accelerator.device)
+            size = at_a_time(x[0], len(x))
+            for part, classes in zip(torch.split(x, size), torch.split(labels, size), strict=True):
+                with accelerator.autocast():
+                    scores = model(part)
+                metric.update(scores.float(), classes)
     model.train(training)
     return float(metric.compute())

@@ -13,13 +13,15 @@ import spectrim
 from spectrim.artifact import ByteCounts
 from spectrim.measure import hardware, macs, numbers, paired_latency, parameters, state_bytes, versions
 from spectrim.measure.choice import Choice
+from spectrim.measure.staged import macs_in_two_stages
 from spectrim.methods import Method
 from spectrim.nn.spectral import SpectralCodec
 from spectrim.report import rebuilt_layers, spectra
 from spectrim.report.rebuilt import samples
 from spectrim.surgery.sites import Coded, coded
+from spectrim.training.clocked import made_ready_
 from spectrim.training.metric import NAMES, evaluate
-from spectrim.training.result import FormInfo, LayerInfo, RebuiltInfo, Result, Spectrum
+from spectrim.training.result import CompressedInfo, FormInfo, LayerInfo, RebuiltInfo, Result, Spectrum
 from spectrim.training.setting import Setting
 from spectrim.training.state import State
 from spectrim.training.weights import load_weights_, read_weights
@@ -60,11 +62,23 @@ def outcome(setting: Setting, state: State, folder: Path, size: ByteCounts) -> R
     held, layers = numbers(final), [_layer(entry) for entry in coded(final)]
     curves = _spectra(dense, restored, coded(final))
     rebuilt = RebuiltInfo(layers=[row.to_json() for row in rebuilt_layers(final)], samples=samples(final))
-    example = setting.example()
+    example = made_ready_([dense, final], setting.example())
+    staged = macs_in_two_stages(final, example)
     choices: list[Choice] = []
     spectrim.finalize_(final, example=example, choices=choices)
     clock = paired_latency({"dense": dense, "compressed": final}, example)
     described = job.to_json()
+    compressed = CompressedInfo(
+        metric=after,
+        numbers=held.coded + held.dense + held.small,
+        coded_numbers=held.coded,
+        bytes={"payload": size.payload, "plain": size.plain, "header": size.header, "total": size.total},
+        macs=macs(final, example),
+        latency_ms=round(clock["compressed"].min_ms, 4),
+        forms=[cast(FormInfo, choice.to_json()) for choice in choices],
+    )
+    if staged is not None:
+        compressed["macs_in_two_stages"] = staged
     return Result(
         format=1,
         model={"name": job.model, "architecture": type(dense).__name__, "weights": described["weights"]},
@@ -92,15 +106,7 @@ def outcome(setting: Setting, state: State, folder: Path, size: ByteCounts) -> R
             "macs": macs(dense, example),
             "latency_ms": round(clock["dense"].min_ms, 4),
         },
-        compressed={
-            "metric": after,
-            "numbers": held.coded + held.dense + held.small,
-            "coded_numbers": held.coded,
-            "bytes": {"payload": size.payload, "plain": size.plain, "header": size.header, "total": size.total},
-            "macs": macs(final, example),
-            "latency_ms": round(clock["compressed"].min_ms, 4),
-            "forms": [cast(FormInfo, choice.to_json()) for choice in choices],
-        },
+        compressed=compressed,
         plans=[json.loads(plan) for plan in state.plans],
         layers=layers,
         history=state.history,

@@ -49,7 +49,7 @@ class OnConsole:
 
     def say(self, text: str) -> None:
         """A line, above the bar if there is one."""
-        (self._bar.console if self._bar else self.console).print(text, highlight=False, markup=False)
+        (self._bar.console if self._bar else self.console).print(text, highlight=False, markup=False, soft_wrap=True)
 
     def step(self, done: int, text: str) -> None:
         """Move the bar."""

@@ -4,7 +4,7 @@ The report reads this file, benchmarks read it, people read it. It has no tensor
 name or here.
 """
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 
 class ModelInfo(TypedDict):
@@ -67,7 +67,8 @@ class CompressedInfo(TypedDict):
     numbers: int  # stored numbers: kept coefficients and all other learned numbers
     coded_numbers: int  # of these, kept coefficients
     bytes: ByteCounts
-    macs: int
+    macs: int  # in the forms that were taken
+    macs_in_two_stages: NotRequired[int]  # with every layer that has rebuilt filters in two stages, if there is one
     latency_ms: float
     forms: list[FormInfo]  # of layers with several; not in files of earlier versions
 

@@ -1,8 +1,9 @@
 """A job made concrete: data opened, network and method checked, before any time is spent on training."""
 
+import copy
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 import torch
@@ -12,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 import spectrim
+from spectrim.budget import MEASURED, Target
 from spectrim.errors import DataError, SiteError, UnsupportedError
 from spectrim.methods import METHODS
 from spectrim.methods.method import Method
@@ -36,6 +38,7 @@ class Setting:
         source: The images.
         prepare: From pixels to what the network sees.
         method: With its hyper-parameters.
+        first: What the method does to the network as it starts, where no training comes before: planned once, and carried out.
     """
 
     job: Job
@@ -43,6 +46,7 @@ class Setting:
     source: Source
     prepare: Preprocessing
     method: Method
+    first: spectrim.Plan | None = None
 
     def network(self) -> nn.Module:
         """The network with its first weights: pretrained, or drawn from the seed."""
@@ -91,10 +95,28 @@ class Setting:
         text = None
         if self.accelerator.is_main_process or self.accelerator.num_processes == 1:
             where = None if self.job.where is None else list(self.job.where)
-            text = spectrim.plan(model, self.rounds()[number - 1], where=where, calibration=self.calibration).to_json()
+            plan = self.first
+            if plan is None:
+                plan = spectrim.plan(
+                    self.as_timed(model), self.rounds()[number - 1], where=where, calibration=self.calibration
+                )
+            text = plan.to_json()
         if self.accelerator.num_processes > 1:
             (text,) = broadcast_object_list([text])
         return spectrim.Plan.from_json(str(text))
+
+    @property
+    def timed(self) -> str | None:
+        """The target that the network is measured for, if it is."""
+        target = self.job.settings.get("target")
+        return str(target) if target is not None and Target.parse(target).quantity in MEASURED else None
+
+    def as_timed(self, model: nn.Module) -> nn.Module:
+        """The network in the memory format in which banded convolutions are measured, if it is to be measured: then a copy."""
+        if self.timed is None or not isinstance(self.method, spectrim.PointwisePruning):
+            return model
+        copied: nn.Module = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in clocked.py
+        return copied
 
     def rounds(self) -> Sequence[Method]:
         """What each round applies.
@@ -104,7 +126,8 @@ class Setting:
         """
         if self.job.rounds == 1:
             return (self.method,)
-        return self.method.in_rounds(self.network(), self.job.rounds, calibration=self.calibration)
+        where = None if self.job.where is None else list(self.job.where)
+        return self.method.in_rounds(self.network(), self.job.rounds, where=where, calibration=self.calibration)
 
 
 @dataclass(frozen=True)
@@ -186,12 +209,13 @@ def method_for(job: Job) -> Method:
         raise ValueError(str(error)) from error
 
 
-def settle(job: Job, *, cpu: bool = False) -> Setting:
+def settle(job: Job, *, cpu: bool = False, say: Callable[[str], None] = lambda _: None) -> Setting:
     """Open the data, build the network once, plan once.
 
     Args:
         job: What is asked for.
         cpu: Leave an accelerator alone.
+        say: Told, in a sentence, what will take long.
 
     Raises:
         SpectrimError: Something that was asked for is missing, or does not fit together.
@@ -207,13 +231,16 @@ def settle(job: Job, *, cpu: bool = False) -> Setting:
     model = setting.network()
     check_output(job.model, model, setting.example(2), source.test.labels[:2], source.num_classes)
     where = None if job.where is None else list(job.where)
-    plan = spectrim.plan(model, method, where=where, calibration=setting.calibration)
+    if setting.timed is not None:
+        say(f"planning: cut networks are timed until target {setting.timed!r} is met, which can take minutes")
+    plan = spectrim.plan(setting.as_timed(model), method, where=where, calibration=setting.calibration)
     if not plan.edits:
         raise SiteError(
             f"{plan.method} finds nothing to edit in {plan.model}; spectrim plan says why, tensor by tensor."
         )
     setting.rounds()
-    return setting
+    untouched = job.rounds == 1 and job.recipes().dense.epochs == 0
+    return replace(setting, first=plan) if untouched else setting
 
 
 def accelerator_for(precision: str, *, cpu: bool = False) -> Accelerator:

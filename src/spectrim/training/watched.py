@@ -143,7 +143,8 @@ def _same_everywhere_(this: Run, model: nn.Module) -> None:
     """Give all processes the first one's running statistics; parameters are the same already."""
     if this.setting.accelerator.num_processes > 1:
         for buffer in model.buffers():
-            torch.distributed.broadcast(buffer, 0)
+            if buffer.dtype != torch.int16:  # no backend sends these; they are the same already
+                torch.distributed.broadcast(buffer, 0)
 
 
 def write_down(

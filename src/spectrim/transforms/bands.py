@@ -1,6 +1,8 @@
 """Bands: how many of the first frequencies each channel keeps, softly while that is learned, and in few groups at the end."""
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -64,7 +66,9 @@ def grouped(counts: Sequence[int], groups: int) -> list[tuple[int, int]]:
     if groups < 1:
         raise ValueError(f"groups must be at least 1, got {groups}.")
     levels = sorted(set(counts), reverse=True)
-    ends = [sum(count >= level for count in counts) for level in levels]  # channels of this level and above
+    of = Counter(counts)
+    ends = list(itertools.accumulate(of[level] for level in levels))  # channels of this level and above
+    before = [0, *ends]
     # best[j]: the least cost of the first j levels with the groups used so far, and where its last group begins
     best: list[float] = [0.0] + [math.inf] * len(levels)
     cuts: list[list[int]] = []
@@ -72,7 +76,7 @@ def grouped(counts: Sequence[int], groups: int) -> list[tuple[int, int]]:
         following, chosen = list(best), list(range(len(levels) + 1))
         for j in range(1, len(levels) + 1):
             for i in range(j):
-                cost = best[i] + (ends[j - 1] - (ends[i - 1] if i else 0)) * levels[i]
+                cost = best[i] + (ends[j - 1] - before[i]) * levels[i]
                 if cost < following[j]:
                     following[j], chosen[j] = cost, i
         best = following
@@ -81,7 +85,7 @@ def grouped(counts: Sequence[int], groups: int) -> list[tuple[int, int]]:
     j = len(levels)
     for chosen in reversed(cuts):
         if (i := chosen[j]) < j:
-            found.append((ends[j - 1] - (ends[i - 1] if i else 0), levels[i]))
+            found.append((ends[j - 1] - before[i], levels[i]))
             j = i
     return found[::-1]
 

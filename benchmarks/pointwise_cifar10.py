@@ -1,0 +1,469 @@
+"""A MobileNetV2 for CIFAR-10, its pointwise convolutions cut in six ways: accuracy against operations and measured time, three seeds.
+
+    SPECTRIM_DATA=FOLDER python benchmarks/pointwise_cifar10.py [--seeds 0 1 2]     # train what is missing, then the table
+    python benchmarks/pointwise_cifar10.py --time [--batch 1] [--rounds 12]         # the clock, on the networks of the first seed
+    python benchmarks/pointwise_cifar10.py --draw                                   # table and plot from the file alone
+
+The network is torchvision's at its full width, whose first convolution does not stride: maps of 32, 16, 8, 4 and 2 pixels. It starts
+from the ImageNet weights and is trained on CIFAR-10 for a part of an epoch; then each arm is planned on training images and, where it says so, trained on
+for the same number of steps. Results are written after every run, finished runs are skipped, an interrupted one continues from its
+checkpoint. Networks go to runs/pointwise_cifar10.
+"""
+
+import argparse
+import copy
+import itertools
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import rounds
+import torch
+from cifar import ROOT, STD, Clock, Images, Plan, accuracy, cifar10, commit, inputs, read, trained_, write
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+import spectrim as st
+from spectrim import measure
+from spectrim.kernels import build
+from spectrim.nn import cut_offs
+from spectrim.nn.component import components
+from spectrim.nn.pointwise import BandedPointwiseConv2d
+
+RESULTS = ROOT / "benchmarks" / "results" / "pointwise_cifar10.json"
+PICTURE = ROOT / "docs" / "_static" / "pointwise_cifar10.png"
+RUNS = ROOT / "runs" / "pointwise_cifar10"
+SETTING = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96, 3, 1], [6, 160, 3, 2], [6, 320, 1, 1]]
+EPOCHS, LR = 0.5, 0.05
+TUNING, TUNING_LR, CUT_OFFS_LR = 0.15, 0.01, 0.03
+BATCH, CALIBRATION, FINE = 128, 256, 64
+ARMS: Mapping[str, Mapping[str, Any]] = {
+    "dense, tuned": {"kind": "dense", "tune": True},
+    "uniform .5, tuned": {"kind": "bands", "tune": True, "keep": 0.5, "levels": 1},
+    "learned .5, tuned": {"kind": "bands", "tune": True, "keep": 0.5, "levels": FINE, "learn": True, "rounds": 2},
+    "width .85, tuned": {"kind": "width", "tune": True, "keep": 0.85},
+    "24 pixels, tuned": {"kind": "pixels", "tune": True, "side": 24},
+    "uniform .5": {"kind": "bands", "keep": 0.5, "levels": 1},
+    "output .5": {"kind": "bands", "keep": 0.5, "levels": FINE},
+    "energy .5": {"kind": "bands", "keep": 0.5, "levels": FINE, "score": "energy"},
+    "output .7": {"kind": "bands", "keep": 0.7, "levels": FINE},
+    "energy .7": {"kind": "bands", "keep": 0.7, "levels": FINE, "score": "energy"},
+    "24 pixels": {"kind": "pixels", "side": 24},
+    "learned .35, tuned": {"kind": "bands", "tune": True, "keep": 0.35, "levels": FINE, "learn": True, "rounds": 2},
+    "width .7, tuned": {"kind": "width", "tune": True, "keep": 0.7},
+    "uniform .35, tuned": {"kind": "bands", "tune": True, "keep": 0.35, "levels": 1},
+    "output .35": {"kind": "bands", "keep": 0.35, "levels": FINE},
+    "energy .35": {"kind": "bands", "keep": 0.35, "levels": FINE, "score": "energy"},
+    "width .85": {"kind": "width", "keep": 0.85},
+    "28 pixels, tuned": {"kind": "pixels", "tune": True, "side": 28},
+    "28 pixels": {"kind": "pixels", "side": 28},
+}
+"""In the order in which they are run. ``tune``: trained on; the others see no label."""
+FIRST = 8
+"""So many arms are run for all seeds before the others."""
+
+ABOUT = (
+    "Top-1 accuracy in percent on all 10,000 test images, after the last step, of a fresh network filled from the written artifact. The network starts from "
+    f"ImageNet weights and is trained for {EPOCHS:g} epochs, which is short; tuned: trained on for {TUNING:g} epochs, 'dense, tuned' alike. SGD, Nesterov momentum 0.9, batch {BATCH}, "
+    f"weight decay 1e-4 on all but vectors, {LR:g} and {TUNING_LR:g} at the peak, a warm start over 5 % of the steps and half a cosine; crops and mirrored "
+    f"images, float32; learned cut-offs by Adam at {CUT_OFFS_LR:g}. The seed draws the classifier, the order and crops, and the {CALIBRATION} calibration images. One recipe, not "
+    "tuned on these runs. Bands: layers where multiplications are saved with the transforms counted. width: CFDP's ranking and widths, repaired in closed form. pixels: images made smaller."
+)
+
+
+class Smaller(nn.Module):
+    """A network that sees smaller images."""
+
+    def __init__(self, net: nn.Module, side: int) -> None:
+        super().__init__()
+        self.net, self.side = net, side
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores of images of any size."""
+        return self.net(F.interpolate(x, size=(self.side, self.side), mode="bilinear", antialias=True))
+
+
+class Both(torch.optim.SGD):
+    """SGD for the weights, whose rate a plan sets, and Adam for the cut-offs, whose rate stays."""
+
+    def __init__(self, model: nn.Module, lr: float) -> None:
+        thetas = cut_offs(model)
+        known = {id(each) for each in thetas}
+        others = [each for each in model.parameters() if id(each) not in known]
+        groups = [
+            {"params": [each for each in others if each.ndim > 1], "weight_decay": 1e-4},
+            {"params": [each for each in others if each.ndim <= 1], "weight_decay": 0.0},
+        ]
+        super().__init__(groups, lr=lr, momentum=0.9, nesterov=True)
+        self.adam = torch.optim.Adam(thetas, lr=CUT_OFFS_LR) if thetas else None
+
+    def step(self, closure: Any = None) -> Any:
+        """Both."""
+        if self.adam is not None:
+            self.adam.step()
+            self.adam.zero_grad()
+        return super().step(closure)
+
+
+# -- networks ---------------------------------------------------------------------------------------------------------
+
+
+def empty(arm: Mapping[str, Any]) -> nn.Module:
+    """What the artifact of an arm is loaded into."""
+    import torchvision
+
+    net = torchvision.models.mobilenet_v2(inverted_residual_setting=SETTING, num_classes=10, dropout=0.0)
+    net.features[0][0].stride = (1, 1)
+    return Smaller(net, arm["side"]) if arm["kind"] == "pixels" else net
+
+
+def started(seed: int, train: Images) -> nn.Module:
+    """The network with ImageNet's weights and a fresh classifier."""
+    from realdata import mobilenet_v2_weights
+
+    torch.manual_seed(seed)
+    net = empty({"kind": "dense"})
+    known = {name: value for name, value in mobilenet_v2_weights().items() if not name.startswith("classifier")}
+    net.load_state_dict(known, strict=False)
+    with torch.no_grad():  # those weights were trained on images between -1 and 1
+        net.features[0][0].weight *= 2 * torch.tensor(STD)[None, :, None, None]
+    unfold_(net, torch.cat(calibration(train, seed)))
+    return net
+
+
+@torch.no_grad()
+def unfold_(net: nn.Module, images: Tensor) -> None:
+    """Give every norm the statistics of its input, and the scale and shift that undo them: those weights come with their norms folded.
+
+    What the network computes stays; but now it computes the same with the statistics of a batch, and can be trained.
+    """
+    seen: dict[nn.BatchNorm2d, Tensor] = {}
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(lambda norm, given: seen.update({norm: given[0]})) for norm in norms]
+    net.eval()(images)
+    for hook in hooks:
+        hook.remove()
+    for norm, x in seen.items():
+        old = norm.weight / (norm.running_var + norm.eps).sqrt()
+        mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3))
+        norm.bias += old * (mean - norm.running_mean)
+        norm.weight.copy_(old * (variance + norm.eps).sqrt())
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+
+
+def calibration(train: Images, seed: int) -> list[Tensor]:
+    """Training images, as they are."""
+    rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:CALIBRATION]
+    return [*inputs(train.pixels[rows]).contiguous().split(64)]
+
+
+def changed(base: nn.Module, arm: Mapping[str, Any], images: list[Tensor]) -> nn.Module:
+    """The trained network as an arm begins."""
+    net = copy.deepcopy(base).eval()
+    if arm["kind"] == "pixels":
+        return Smaller(net, arm["side"])
+    if arm["kind"] == "width":
+        plan = st.plan(net, st.CFDP(keep=arm["keep"]), calibration=images)
+        st.repair_(plan.apply_(net), base, plan=plan, calibration=images, images=CALIBRATION)
+    if arm["kind"] == "bands":
+        settings = {name: value for name, value in arm.items() if name not in ("kind", "tune")}
+        st.compress_(net, st.PointwisePruning(**settings), calibration=images)
+    return net
+
+
+def cost(net: nn.Module, arm: Mapping[str, Any]) -> dict[str, int]:
+    """Multiply-accumulates of one image, without the transforms and with them."""
+    images = torch.zeros(1, 3, 32, 32)
+    if arm["kind"] != "bands":
+        return dict.fromkeys(("macs_without_transforms", "macs"), measure.macs(net, images))
+    dense = empty(arm).eval()
+    report = measure.macs_report(dense, images)
+    found = {"macs_without_transforms": report.total, "macs": report.total}
+    for path, layer in components(net):
+        assert isinstance(layer, BandedPointwiseConv2d)
+        sizes, kept, whole = layer.geometry, layer.kept.long(), report.by_module[path]
+        positions = whole // (sizes.in_channels * sizes.out_channels)
+        products = positions * sizes.out_channels * int(kept.sum()) // sizes.frequencies
+        sides = sum(sizes.block)
+        transforms = positions * (int(kept.clamp(max=sides).sum()) + min(int(kept.max()), sides) * sizes.out_channels)
+        found["macs_without_transforms"] -= whole - products
+        found["macs"] -= whole - products - transforms
+    return found
+
+
+def folded(net: nn.Module) -> nn.Module:
+    """The network with every norm in the convolution before it."""
+    for module in [net, *net.modules()]:
+        for (name, conv), (following, norm) in itertools.pairwise(list(module.named_children())):
+            if not isinstance(norm, nn.BatchNorm2d) or not isinstance(conv, nn.Conv2d | BandedPointwiseConv2d):
+                continue
+            banded, plain = conv, conv
+            if isinstance(conv, BandedPointwiseConv2d):
+                plain = nn.Conv2d(conv.geometry.in_channels, conv.geometry.out_channels, 1, bias=False)
+                plain.weight = conv.weight
+            fused = fuse_conv_bn_eval(plain.eval(), norm.eval())
+            if isinstance(banded, BandedPointwiseConv2d):
+                sizes = banded.geometry
+                layer = BandedPointwiseConv2d(
+                    sizes.in_channels, sizes.out_channels, sizes.block, order=sizes.order, kept=banded.kept.tolist()
+                )
+                layer.weight, layer.bias = fused.weight, fused.bias
+                fused = layer
+            module.set_submodule(name, fused)
+            module.set_submodule(following, nn.Identity())
+    return net.eval().requires_grad_(requires_grad=False)
+
+
+# -- the runs ---------------------------------------------------------------------------------------------------------
+
+
+def place(name: str, seed: int, ending: str = "safetensors") -> Path:
+    """Where the network of a run goes."""
+    RUNS.mkdir(parents=True, exist_ok=True)
+    return RUNS / f"{name.replace(', ', '-').replace(' ', '-').replace('.', '0')}-{seed}.{ending}"
+
+
+def trained(net: nn.Module, train: Images, *, epochs: float, lr: float, seed: int, checkpoint: Path) -> Clock:
+    """Train a network where it stands."""
+    steps = round(epochs * (len(train) // BATCH))
+    plan = Plan(steps=steps, batch=BATCH, lr=lr, warmup=0.05, bfloat16=False, seed=seed)
+    banded = bool(cut_offs(net))
+    # The transforms copy less where channels come first.
+    bands = any(isinstance(each, BandedPointwiseConv2d) for _, each in components(net))
+    net.to(memory_format=torch.contiguous_format if bands else torch.channels_last)
+
+    def after(done: int) -> None:
+        if banded:
+            st.anneal_(net, done / steps)
+
+    return trained_(net, Both(net, lr), train, plan, checkpoint, after=after)
+
+
+def tested(net: nn.Module, test: Images) -> float:
+    """Top-1 of the form in which the network runs; the argument stays as it is."""
+    return accuracy(st.finalize_(copy.deepcopy(net).eval()).to(memory_format=torch.channels_last), test)
+
+
+def base_of(seed: int, train: Images) -> tuple[nn.Module, dict[str, float]]:
+    """The dense network of a seed, and the seconds that its training took; trained if it is not there."""
+    if not place("base", seed).exists():
+        net = started(seed, train)
+        clock = trained(net, train, epochs=EPOCHS, lr=LR, seed=seed, checkpoint=place("base", seed, "ckpt"))
+        write(place("base", seed, "json"), clock.to_json())
+        st.save(net, place("base", seed), dtype=torch.float32)
+    net = st.load_(empty({"kind": "dense"}), place("base", seed))
+    return net.eval(), read(place("base", seed, "json")) or {}
+
+
+def run(out: Path, seeds: list[int], only: list[str] | None) -> dict[str, Any]:
+    """Do what the file lacks, seed by seed; it is written after every run."""
+    build()
+    results = read(out) or {
+        "benchmark": "pointwise_cifar10",
+        "about": ABOUT,
+        "data": "CIFAR-10",
+        "entries": [],
+        "times": [],
+    }
+    program = commit()
+    train, test = cifar10(train=True), cifar10(train=False)
+    facts = {"hardware": measure.hardware(), "versions": measure.versions(), "commit": program}
+    names = [name for name in ARMS if only is None or name in only]
+    for part, seed in itertools.product(([*ARMS][:FIRST], [*ARMS][FIRST:]), seeds):
+        arms = [("dense", {"kind": "dense"}), *((name, ARMS[name]) for name in part if name in names)]
+        done = {each["arm"] for each in results["entries"] if each["seed"] == seed}
+        if all(name in done for name, _ in arms):
+            continue
+        base, seconds = base_of(seed, train)
+        images = calibration(train, seed)
+        for name, arm in arms:
+            if name in done:
+                continue
+            spent = Clock()
+            net = base if name == "dense" else changed(base, arm, images)
+            if arm.get("tune"):
+                checkpoint = place(name, seed, "ckpt")
+                trained(net, train, epochs=TUNING, lr=TUNING_LR, seed=seed + 1000, checkpoint=checkpoint)
+            st.save(net, place(name, seed), dtype=torch.float32)
+            final = st.load_(empty(arm), place(name, seed)).eval()
+            spent.lap()
+            found = {
+                "arm": name, **arm, "seed": seed, "accuracy": tested(final, test), **cost(final, arm),
+                "layers": len(list(components(final))), "seconds": seconds if name == "dense" else spent.to_json(), **facts,
+            }  # fmt: skip
+            results = read(out) or results  # the clock may have written meanwhile
+            results["entries"].append(found)
+            write(out, results)
+            print(
+                f"seed {seed}, {name}: {found['accuracy']:.2f} %, {found['macs'] / 1e6:.2f} M, {spent.wall:.0f} s",
+                flush=True,
+            )
+    return results
+
+
+def clocked(out: Path, batch: int, count: int, threads: int) -> dict[str, Any]:
+    """The networks of the first seed in turns, as they run: norms folded, finalized for the batch."""
+    assert build(), "this benchmark needs the compiled form"
+    torch.set_num_threads(threads)
+    results = read(out)
+    if results is None:
+        raise SystemExit(f"{out} does not exist. Train first.")
+    x = inputs(cifar10(train=False).pixels[:batch]).contiguous(memory_format=torch.channels_last)
+    nets: dict[str, nn.Module] = {}
+    for each in (each for each in results["entries"] if each["seed"] == 0):
+        arm = {"kind": "dense"} | ARMS.get(each["arm"], {})
+        net = folded(st.load_(empty(arm), place(each["arm"], 0)).eval())
+        with torch.inference_mode():
+            expected = net(x)
+        nets[each["arm"]] = st.finalize_(net.to(memory_format=torch.channels_last), example=x)
+        with torch.inference_mode():
+            torch.testing.assert_close(net(x), expected, rtol=1e-2, atol=1e-2)
+    with torch.inference_mode():
+        took = rounds.times({name: lambda net=net: net(x) for name, net in nets.items()}, rounds=count, fill_ms=100)
+    setting = {"batch": batch, "threads": threads}
+    results = read(out) or results
+    results["times"] = [each for each in results["times"] if {key: each[key] for key in setting} != setting]
+    for name, each in took.items():
+        ratio = min(each.wall) / min(took["dense"].wall)
+        results["times"].append(
+            {"arm": name, **setting, **each.to_json(), "time": ratio, "rounds": count, "commit": commit()}
+        )
+        print(f"{name:<24} {min(each.wall):8.3f} ms  {ratio:.3f}", flush=True)
+    write(out, results)
+    return results
+
+
+# -- for people -------------------------------------------------------------------------------------------------------
+
+
+def _gathered(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    names = ["dense", *ARMS]
+    found = {name: [each for each in results["entries"] if each["arm"] == name] for name in names}
+    return {name: entries for name, entries in found.items() if entries}
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Accuracy over the seeds beside operations and, where they were measured, times."""
+    settings = sorted({(each["batch"], each["threads"]) for each in results["times"]})
+    times = {(each["arm"], each["batch"], each["threads"]): each["time"] for each in results["times"]}
+    gathered = _gathered(results)
+    dense = {each["seed"]: each for each in gathered["dense"]}
+    heads = [f"time, batch {batch}" + (f", {threads} threads" if threads > 1 else "") for batch, threads in settings]
+    lines = [
+        "| "
+        + " | ".join(["run", "MACs without transforms", "MACs with", *heads, "top-1, %", "points", "seeds"])
+        + " |",
+        "| :-- |" + " --: |" * (len(heads) + 5),
+    ]
+    for name, entries in gathered.items():
+        accuracies = [each["accuracy"] for each in entries]
+        apart = [each["accuracy"] - dense[each["seed"]]["accuracy"] for each in entries]
+        macs = [
+            statistics.fmean(each[key] / dense[each["seed"]]["macs"] for each in entries)
+            for key in ("macs_without_transforms", "macs")
+        ]
+        cells = [
+            name,
+            *(f"{each:.3f}" for each in macs),
+            *(f"{times[name, *each]:.2f}" if (name, *each) in times else "–" for each in settings),
+            _spread(accuracies, ".2f"),
+            _spread(apart, "+.2f") if name != "dense" else "",
+            str(len(entries)),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    first = results["entries"][0]
+    commits = sorted({str(each["commit"])[:12] for each in (*results["entries"], *results["times"])})
+    note = (
+        f"{first['hardware']['cpu']}, torch {first['versions']['torch']}, commits {', '.join(commits)}; multiplications ({first['macs'] / 1e6:.1f} million) and "
+        f"times relative to the dense network before its tuning; mean and deviation over the seeds, times of the first one's networks, one thread unless said. {results['about']}"
+    )
+    return "\n".join(lines) + "\n\n" + note
+
+
+def _spread(values: list[float], how: str) -> str:
+    mean = format(statistics.fmean(values), how)
+    return mean + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def draw(results: Mapping[str, Any], picture: Path) -> None:
+    """Accuracy against operations, and against the time of the largest batch that was timed; every seed a dot."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    batch = max((each["batch"] for each in results["times"] if each["threads"] == 1), default=None)
+    times = {each["arm"]: each["time"] for each in results["times"] if (each["batch"], each["threads"]) == (batch, 1)}
+    gathered = _gathered(results)
+    dense = {each["seed"]: each for each in gathered["dense"]}
+    families = {
+        "dense": ("0.35", "s"), "energy": ("0.6", "o"), "output": ("#7a9e3a", "o"), "uniform": ("#0b6e99", "o"),
+        "learned": ("#7b3294", "o"), "width": ("#b5651d", "^"), "pixels": ("#c2a000", "v"),
+    }  # fmt: skip
+    figure, grid = plt.subplots(
+        1, 2 if times else 1, figsize=(9.4 if times else 5, 4), dpi=160, layout="constrained", squeeze=False
+    )
+    for axes, clock in zip(grid[0], (False, True), strict=False):
+        for family, (colour, mark) in families.items():
+            for tuned in (False, True):
+                points = []
+                for name, entries in gathered.items():
+                    if family not in name or name.endswith("tuned") != tuned or (clock and name not in times):
+                        continue
+                    for each in entries:
+                        less = times[name] if clock else each["macs"] / dense[each["seed"]]["macs"]
+                        points.append((less, each["accuracy"] - dense[each["seed"]]["accuracy"]))
+                if points:
+                    fill = colour if tuned else "none"
+                    axes.plot(
+                        *zip(*sorted(points), strict=True), mark, color=colour, mfc=fill, ms=5, lw=0,
+                        label=f"{family}, tuned" if tuned else family,
+                    )  # fmt: skip
+        axes.axhline(0, color="0.8", lw=0.8, zorder=0)
+        axes.set_ylim(bottom=max(-12, axes.get_ylim()[0]))
+        axes.set_xlabel(
+            f"time of {batch} images, dense = 1" if clock else "multiplications with transforms, dense = 1", fontsize=9
+        )
+        axes.set_ylabel("points above the dense network", fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="0.93")
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=8)
+    grid[0][0].legend(frameon=False, fontsize=7, ncols=2)
+    grid[0][0].set_title("MobileNetV2 on CIFAR-10", fontsize=9, loc="left")
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(picture)
+    plt.close(figure)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--picture", type=Path, default=PICTURE)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", choices=list(ARMS), help="in place of all arms")
+    parser.add_argument("--time", action="store_true", help="measure the networks that are there")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--draw", action="store_true", help="table and plot from the file; nothing is trained")
+    given = parser.parse_args(arguments)
+    if given.draw:
+        results = read(given.out)
+    elif given.time:
+        results = clocked(given.out, given.batch, given.rounds, given.threads)
+    else:
+        results = run(given.out, given.seeds, given.only)
+    if results is None:
+        raise SystemExit(f"{given.out} does not exist. Run without --draw first.")
+    print(table(results))
+    draw(results, given.picture)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

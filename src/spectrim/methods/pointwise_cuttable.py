@@ -1,0 +1,117 @@
+"""A pointwise convolution that can be cut: what its bands would change, multiply and take."""
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from spectrim.kernels.building import built
+from spectrim.measure.choice import faster
+from spectrim.methods.pointwise_time import Pace, grouped_layer, ones, pace, plain_layer
+from spectrim.methods.spectra import Reading, order_of
+from spectrim.nn.blockwise import Geometry
+from spectrim.transforms.bands import rounded_up
+
+FREE = 0.0
+"""The price at which nothing is cut, not even what was zero in all images."""
+
+
+@dataclass(frozen=True)
+class Cuttable:
+    """A convolution that can be cut: its sizes, and the squared change by what lies behind a band of 1, 2, ... coefficients."""
+
+    channels: int
+    outputs: int
+    bias: bool
+    stride: tuple[int, int]
+    block: tuple[int, int]
+    size: tuple[int, int]
+    calls: int
+    order: list[int]
+    levels: int
+    rest: Float[Tensor, "in frequency"]
+
+    @classmethod
+    def of(cls, conv: nn.Module, reading: Reading, order: str, levels: int) -> Self:
+        """From what was read of a convolution: ``order`` is that of a method, or ``energy``."""
+        assert isinstance(conv, nn.Conv2d)  # noqa: S101 - it was read
+        assert reading.worth is not None  # noqa: S101 - there is no reason against it
+        positions = order_of(reading, order)
+        worth = reading.worth[:, positions]
+        rest = worth.flip(1).cumsum(1).flip(1).roll(-1, 1)
+        rest[:, -1] = 0
+        stride = (conv.stride[0], conv.stride[1])
+        return cls(conv.in_channels, conv.out_channels, conv.bias is not None, stride, reading.block, reading.size,
+                   reading.calls, positions, levels, rest)  # fmt: skip
+
+    @property
+    def frequencies(self) -> int:
+        """Coefficients of a block."""
+        return math.prod(self.block)
+
+    @property
+    def cost(self) -> int:
+        """Multiplications that read one channel, for one image."""
+        return self.outputs * math.prod(self.size) * self.calls
+
+    @property
+    def dense(self) -> int:
+        """Multiplications for one image where nothing is cut."""
+        return self.cost * self.channels
+
+    def bands(self, price: float, cost: float | None = None) -> Int[Tensor, "in"]:
+        """The bands with the least sum of the change by what is cut and the price of what is kept, one for all channels at one level.
+
+        Args:
+            price: Of a unit of cost.
+            cost: Of one channel that keeps everything; its multiplications if None.
+        """
+        if price == FREE:
+            return torch.full((self.channels,), self.frequencies)
+        each = price * (self.cost if cost is None else cost) / self.frequencies
+        total = self.rest + each * torch.arange(1, self.frequencies + 1)
+        if self.levels == 1:
+            return (total.sum(0).argmin() + 1).expand(self.channels).clone()
+        return rounded_up(total.argmin(1) + 1, self.levels)
+
+    def multiplications(self, bands: Tensor) -> tuple[int, int]:
+        """Of the products, and of the transforms: by rows and columns, or coefficient by coefficient where that is less."""
+        positions = math.prod(-(-side // step) * step for side, step in zip(self.size, self.block, strict=True))
+        there = int(bands.clamp(max=sum(self.block)).sum())
+        back = min(int(bands.max()), sum(self.block)) * self.outputs
+        products = positions * int(bands.sum()) * self.outputs // self.frequencies
+        return products * self.calls, positions * (there + back) * self.calls
+
+    def pays(self, bands: Tensor, by: str) -> bool:
+        """Whether the layer is better cut to these bands than left dense."""
+        if by == "time":
+            return self._is_faster(bands)
+        return by == "always" or sum(self.multiplications(bands)) < self.dense
+
+    @property
+    def worth(self) -> Float[Tensor, "in frequency"]:
+        """Of each frequency behind the mean."""
+        return (self.rest[:, :-1] - self.rest[:, 1:]).clamp(min=0)
+
+    @property
+    def geometry(self) -> Geometry:
+        """As it stands behind the stride."""
+        return Geometry(self.channels, self.outputs, self.block, self.order, bias=self.bias)
+
+    def pace(self) -> Pace:
+        """Its seconds, measured; those of all its calls."""
+        once = pace(self.geometry, self.size)
+        return Pace(once.dense * self.calls, once.least * self.calls, once.whole * self.calls)
+
+    def takes(self, bands: Tensor, measured: Pace) -> float:
+        """Seconds with these bands, by what was measured at both ends."""
+        return measured.at(float(bands.sum()) / self.frequencies / self.channels)
+
+    def _is_faster(self, bands: Tensor) -> bool:
+        """Whether the finalized form, its channels sorted, beats the convolution; in the memory format that it runs best in."""
+        memory = torch.channels_last if built() else torch.contiguous_format
+        geometry = self.geometry
+        return faster(grouped_layer(geometry, bands), plain_layer(geometry, memory), ones(geometry, self.size, memory))
