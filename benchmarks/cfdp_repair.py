@@ -209,9 +209,9 @@ def table(document: Mapping[str, Any]) -> str:
             f"{document['dense'][row['network']]:.2f} | {found['cut']:.2f} | {norms} | {found['repaired']:.2f} | "
             f"{row['seconds']['repair']['processor']:.1f} |"
         )
+    photos = ", 1,300 validation images for MobileNetV2" if "mobilenet_v2" in document["dense"] else ""
     return "\n".join(lines) + (
-        f"\n\nTop-1 in percent, no training; the first {TESTED:,} test images of CIFAR-10, 1,300 validation images for MobileNetV2, one draw of the "
-        f"calibration images each. Processor seconds; {document['hardware'].get('cpu', 'unknown processor')}, "
+        f"\n\nTop-1 in percent, no training; the first {TESTED:,} test images of CIFAR-10{photos}, one draw of the calibration images each. Processor seconds; {document['hardware'].get('cpu', 'unknown processor')}, "
         f"{document['threads']} thread, torch {document['versions']['torch']}, commit {document['commit']}."
     )
 
