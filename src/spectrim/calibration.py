@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from spectrim.errors import DataError
+from spectrim.errors import DataError, first_line
 
 Calibration: TypeAlias = Iterable[Any] | None
 """Batches of images, or of tuples that begin with one, or one tensor of images."""
@@ -68,7 +68,7 @@ def see(model: nn.Module, images: Tensor, number: int) -> Any:
     try:
         return model(images)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise DataError(
             f"calibration batch {number} of shape {tuple(images.shape)} does not go through {type(model).__name__}: "
             f"{reason}. Check the shape of the images."

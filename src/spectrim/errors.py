@@ -41,3 +41,13 @@ class DataError(SpectrimError):
 
 class ArtifactError(SpectrimError):
     """A file is not an artifact, is damaged, or belongs to another model."""
+
+
+def first_line(error: BaseException) -> str:
+    """What somebody else's error says, in one line, to be told in one of ours.
+
+    >>> first_line(ValueError("sizes differ\\nin many places")), first_line(KeyError())
+    ('sizes differ', 'KeyError')
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

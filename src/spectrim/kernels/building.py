@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
+from spectrim.errors import first_line
+
 _SOURCES = ("banded.cpp", "banded_kernel.cpp", "two_stage.cpp")
 _OP = "banded_pointwise"  # one of those that come together
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-std=c++20")
@@ -52,7 +54,7 @@ def build(*, verbose: bool = False) -> bool:
             if not built():
                 torch.ops.load_library(ready)  # type: ignore[no-untyped-call]
         except (RuntimeError, OSError, ImportError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             warnings.warn(f"the kernels were not built, plain torch goes on: {reason}", stacklevel=2)
     return built()
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
-from spectrim.errors import UnsupportedError
+from spectrim.errors import UnsupportedError, first_line
 from spectrim.nn.component import Codec
 from spectrim.surgery.edits import replace_tensor_
 from spectrim.surgery.sites import parametrized
@@ -69,7 +69,7 @@ def macs_report(model: nn.Module, inputs: Tensor | Sequence[Tensor]) -> Macs:
             with FlopCounterMode(display=False) as counter, torch.device("meta"):
                 ghost(*(argument.to("meta") for argument in arguments))
         except (NotImplementedError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise UnsupportedError(
                 f"counting the operations of {type(model).__name__} runs its forward on tensors without values, which "
                 f"failed: {reason}. Check the shapes of the inputs; a forward that reads values cannot be counted."

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spectrim.errors import UnsupportedError
+from spectrim.errors import UnsupportedError, first_line
 
 _FILL_S = 0.002
 
@@ -85,7 +85,7 @@ def onnx_times(modules: Sequence[nn.Module], inputs: Sequence[Tensor], *, rounds
                 output_names=outs,
             )
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise UnsupportedError(f"torch cannot export what was to be measured in onnxruntime: {reason}") from error
     assert program is not None  # noqa: S101  # with dynamo=True there is one
     options = SessionOptions()

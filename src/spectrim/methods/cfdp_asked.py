@@ -55,9 +55,8 @@ class Asked:
     def rungs(self, model: nn.Module, group: Group, layers: Layers) -> tuple[tuple[int, ...], str]:
         """How many units of a group may stay, from all down, none if it is not to be looked at; and why it is left alone."""
         if out := layers.outsiders(model, group):
-            return (), "left alone by where" if len(
-                group.writers
-            ) == 1 else f"left alone by where, together with {out[0]!r}"
+            others = f", together with {out[0]!r}" if len(group.writers) > 1 else ""
+            return (), f"left alone by where{others}"
         of, every = self.original.get(group.path), len(group.units)
         if self.target is not None:
             rungs = widths(group, self.least, self.round_to, of=of)

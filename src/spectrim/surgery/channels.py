@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from spectrim.errors import UnsupportedError
+from spectrim.errors import UnsupportedError, first_line
 from spectrim.nn.channel_map import ChannelMap
 from spectrim.surgery.atoms import Atoms, Ids, Label, Labels, along
 from spectrim.surgery.layers import rule_of
@@ -94,7 +94,7 @@ def groups(model: nn.Module, inputs: Sequence[Any]) -> tuple[list[Group], list[L
             with tracer:
                 output = model(*inputs)
         except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             raise UnsupportedError(
                 f"asked to follow the channels of {type(model).__name__} through its forward, which failed on the "
                 f"calibration batch: {reason}. Check the shape of the batches, and that the model runs on them."

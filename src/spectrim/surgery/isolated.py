@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spectrim.errors import PlanError
-from spectrim.surgery.outputs import first_line
+from spectrim.errors import PlanError, first_line
 from spectrim.surgery.prune import PruneChannels
 
 _CROWD = 4

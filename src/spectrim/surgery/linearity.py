@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from spectrim.errors import UnsupportedError
+from spectrim.errors import UnsupportedError, first_line
 from spectrim.nn.band_groups import GroupedBandsConv2d
 from spectrim.nn.flat_bands import FlatBandsConv2d
 from spectrim.nn.pointwise import BandedPointwiseConv2d
@@ -74,7 +74,7 @@ def streams(model: nn.Module, inputs: Sequence[Any]) -> list[Stream]:
         with still(model), torch.no_grad(), watch:
             output = model(*inputs)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise UnsupportedError(
             f"asked for the linear streams of {type(model).__name__}, whose forward failed on the batch: {reason}. "
             "Check the shape of the batch."

@@ -34,13 +34,3 @@ def _found(value: Any, seen: set[int]) -> Iterator[Tensor]:
         inside = [*getattr(value, "__dict__", {}).values(), *(getattr(value, name, None) for name in slots)]
     for each in inside:
         yield from _found(each, seen)
-
-
-def first_line(error: Exception) -> str:
-    """What a failed forward says, in one line of at most 120 characters.
-
-    >>> first_line(ValueError("sizes differ\\nin many places")), first_line(KeyError())
-    ('sizes differ', 'KeyError')
-    """
-    lines = str(error).strip().splitlines()
-    return lines[0][:120] if lines else type(error).__name__

@@ -9,14 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spectrim.errors import PlanError, UnsupportedError
+from spectrim.errors import PlanError, UnsupportedError, first_line
 from spectrim.surgery import isolated
-from spectrim.surgery.outputs import first_line, tensors_in
+from spectrim.surgery.outputs import tensors_in
 from spectrim.surgery.prune import PruneChannels, silenced
 
 _TOLERANCE = 1e-3
 """Largest difference, relative to the largest number of an output: float32 through a hundred layers leaves less, a wrong
 channel more."""
+
+_LONGEST = 120
+"""Letters of what a forward said that go into a reason."""
 
 _FAILS = "the forward has sizes of its own and fails when it is cut ({})"
 
@@ -48,7 +51,9 @@ def not_followed(model: nn.Module, edits: Sequence[PruneChannels], inputs: Seque
     in_order = sorted(edits, key=lambda edit: re.sub(r"\d+", "", edit.path))
     blamed: dict[str, str] = {}
     if in_order and _answers_otherwise(trial, in_order, inputs):
-        blamed = {path: _FAILS.format(why) for path, why in isolated.failing(trial, in_order, inputs).items()}
+        blamed = {
+            path: _FAILS.format(why[:_LONGEST]) for path, why in isolated.failing(trial, in_order, inputs).items()
+        }
     rest = [edit for edit in in_order if edit.path not in blamed]
     blamed |= _blamed(rest, lambda some: _answers_otherwise(trial, some, inputs))
     try:
@@ -116,7 +121,7 @@ def _answers_otherwise(trial: nn.Module, edits: list[PruneChannels], inputs: Seq
     except PlanError as error:
         return f"cannot be cut: {error}"
     except Exception as error:  # noqa: BLE001 - a stranger's forward may raise anything, and all of it means the same
-        return _FAILS.format(first_line(error))
+        return _FAILS.format(first_line(error)[:_LONGEST])
     if math.isnan(off) or off > _TOLERANCE:
         return "the forward has sizes of its own and computes something else when it is cut"
     return None
@@ -128,7 +133,7 @@ def _does_not_train(trial: nn.Module, edits: list[PruneChannels], inputs: Sequen
     try:
         _train(trial, inputs)
     except Exception as error:  # noqa: BLE001 - a stranger's forward may raise anything
-        return f"the forward of training fails when it is cut ({first_line(error)})"
+        return f"the forward of training fails when it is cut ({first_line(error)[:_LONGEST]})"
     finally:
         undo()
     return None

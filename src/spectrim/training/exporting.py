@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import spectrim
 from spectrim.artifact.writer import write_atomically
-from spectrim.errors import SpectrimError, UnsupportedError
+from spectrim.errors import SpectrimError, UnsupportedError, first_line
 from spectrim.measure.choice import Choice
 from spectrim.measure.onnx_forms import quiet
 from spectrim.training import extras
@@ -52,7 +52,7 @@ def export_onnx(model: nn.Module, example: Tensor, out: Path, choices: list[Choi
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
             )
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise UnsupportedError(f"torch cannot export {type(model).__name__} to ONNX: {reason}") from error
     assert program is not None  # noqa: S101  # with dynamo=True there is one
     data = program.model_proto.SerializeToString()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spectrim.errors import SiteError, UnsupportedError
+from spectrim.errors import SiteError, UnsupportedError, first_line
 from spectrim.training import extras
 from spectrim.zoo import ZOO
 
@@ -101,7 +101,7 @@ def check_output(name: str, model: nn.Module, inputs: Tensor, labels: Tensor, nu
             scores = model.eval()(inputs)
     except (RuntimeError, ValueError, AssertionError) as error:
         shape = "x".join(map(str, inputs.shape[1:]))
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UnsupportedError(f"{name} cannot run on images of {shape}: {reason} Try another --image-size.") from error
     finally:
         model.train(training)

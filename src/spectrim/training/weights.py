@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import spectrim
 from spectrim.artifact.layout import KEY
-from spectrim.errors import ArtifactError
+from spectrim.errors import ArtifactError, first_line
 from spectrim.nn.channel_map import ChannelMap
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "model_state", "state_dict_ema")
@@ -35,7 +35,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         found: Any = torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
     except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ArtifactError(
             f"{path}: neither a safetensors file nor a state dict of plain tensors ({reason}). "
             "Save the weights with torch.save(model.state_dict(), …)."

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from spectrim.errors import DataError
+from spectrim.errors import DataError, first_line
 from spectrim.training import extras
 from spectrim.training.images import StoredImages, resized
 from spectrim.training.source import Source
@@ -27,7 +27,7 @@ def open_source(name: str, place: str, image_size: int | None) -> Source:
     try:
         splits = library.load_dataset(place)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise DataError(f"{name}: could not be loaded ({type(error).__name__}: {reason}).") from error
     test = next((each for each in _TESTS if each in splits), None)
     if "train" not in splits or test is None:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spectrim.errors import DataError
+from spectrim.errors import DataError, first_line
 from spectrim.training import extras
 from spectrim.training.images import FileImages, Images
 from spectrim.training.source import Source
@@ -126,5 +126,5 @@ def _decode(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
 
 def _short(error: BaseException) -> str:
     """The library's reason without the path, which the message has already."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     return "of no known format" if "cannot identify" in reason else reason

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spectrim.errors import DataError
+from spectrim.errors import DataError, first_line
 from spectrim.training.images import StoredImages, resized
 from spectrim.training.source import Source
 
@@ -66,7 +66,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         AttributeError,
         TypeError,
     ) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise DataError(f"{path}: not a readable .npz archive of plain arrays ({reason}).") from error
     for key in ("images", "labels"):
         if key not in arrays:
