@@ -195,8 +195,9 @@ def entry(
     alone = accuracy(model, test)
     reestimate_(model, train)
     again = accuracy(model, test)
+    fast = measure.fast_bfloat16(device)
     plan = Plan(
-        steps=round(work.epochs * (len(train) // 128)), batch=128, lr=work.lr, warmup=0.05, bfloat16=True, seed=seed
+        steps=round(work.epochs * (len(train) // 128)), batch=128, lr=work.lr, warmup=0.05, bfloat16=fast, seed=seed
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=work.lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
     checkpoint = CHECKPOINTS / f"{name}-{ranking.replace(' ', '-')}-{seed}-{work.epochs:g}.pt"
@@ -211,6 +212,7 @@ def entry(
         "accuracy": {"cut": alone, "norms_reestimated": again, "finetuned": accuracy(final, test)},
         "cut_seconds": started.to_json(),
         "training_seconds": clock.to_json(),
+        "precision": "bf16" if fast else "no",
         "device": device.type,
         "hardware": measure.hardware(),
         "versions": measure.versions(),

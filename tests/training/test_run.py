@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -139,6 +140,16 @@ def test_bfloat16_trains_and_is_written(tmp_path):
     result = run(settle(job(**options)), tmp_path)
     assert result["precision"] == "bf16"
     assert result["compressed"]["bytes"]["payload"] == 2 * 203
+
+
+def test_bfloat16_that_is_only_imitated_is_warned_of(monkeypatch):
+    monkeypatch.setattr("spectrim.training.setting.fast_bfloat16", lambda _: False)
+    with pytest.warns(UserWarning, match="only imitates it, several times slower than float32. Leave it out here"):
+        settle(job(precision="bf16"))
+    monkeypatch.setattr("spectrim.training.setting.fast_bfloat16", lambda _: True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        settle(job(precision="bf16"))
 
 
 def test_where_leaves_layers_alone(tmp_path):

@@ -6,7 +6,7 @@ from spectrim.measure.costs import Costs
 from spectrim.measure.published import published_macs
 from spectrim.measure.sessions import session_latency
 from spectrim.measure.size import Numbers, numbers, parameters, state_bytes
-from spectrim.measure.surroundings import hardware, versions
+from spectrim.measure.surroundings import fast_bfloat16, hardware, versions
 
 __all__ = [
     "Comparison",
@@ -14,6 +14,7 @@ __all__ = [
     "Latency",
     "Macs",
     "Numbers",
+    "fast_bfloat16",
     "hardware",
     "latency",
     "macs",

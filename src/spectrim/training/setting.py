@@ -2,6 +2,7 @@
 
 import copy
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 import spectrim
 from spectrim.budget import MEASURED, Target
 from spectrim.errors import DataError, SiteError, UnsupportedError
+from spectrim.measure import fast_bfloat16
 from spectrim.methods import METHODS
 from spectrim.methods.method import Method
 from spectrim.training.job import Job
@@ -255,4 +257,9 @@ def accelerator_for(precision: str, *, cpu: bool = False) -> Accelerator:
     accelerator = Accelerator(mixed_precision=precision, cpu=cpu)
     if precision == "fp16" and accelerator.device.type == "cpu":
         raise UnsupportedError("--precision fp16 needs an accelerator, found a CPU. bf16 works there.")
+    if precision == "bf16" and not fast_bfloat16(accelerator.device):
+        warnings.warn(
+            f"--precision bf16 was asked for, and this {accelerator.device.type} device only imitates it, several times "
+            "slower than float32. Leave it out here.", stacklevel=2,
+        )  # fmt: skip
     return accelerator
