@@ -270,7 +270,7 @@ def test_the_calibration_is_spread_over_the_training_images():
     batches = list(setting.calibration)
     train = setting.source.train
     assert [len(batch) for batch in batches] == [64] * 8
-    last = setting.prepare(train.batch(torch.tensor([511 * len(train) // 512]))[0])
+    last = setting.prepare(train.batch(torch.tensor([639 * len(train) // 640]))[0])
     assert torch.equal(batches[-1][-1:], last)
 
 

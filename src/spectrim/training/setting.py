@@ -27,7 +27,7 @@ from spectrim.training.source import Normalization, Preprocessing, Source
 from spectrim.training.sources import open_source
 from spectrim.training.weights import load_file_
 
-_CALIBRATION = 8
+_CALIBRATION = 10
 
 
 @dataclass(frozen=True, kw_only=True)
