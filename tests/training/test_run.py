@@ -234,7 +234,7 @@ def repaired(tmp_path_factory):
 def test_a_cut_is_repaired_before_it_trains(repaired, tmp_path):
     (report,) = repaired[1]["history"]["repairs"]
     assert [row["path"] for row in report["refitted"]] == ["fc"]
-    assert report["images"] == [448, 64]
+    assert report["images"] == [560, 80]
     assert report["after"] < report["before"]
     found = {}
     for repair in (False, True):
@@ -269,7 +269,7 @@ def test_the_calibration_is_spread_over_the_training_images():
     setting = settle(cut())
     batches = list(setting.calibration)
     train = setting.source.train
-    assert [len(batch) for batch in batches] == [64] * 8
+    assert [len(batch) for batch in batches] == [64] * 10
     last = setting.prepare(train.batch(torch.tensor([639 * len(train) // 640]))[0])
     assert torch.equal(batches[-1][-1:], last)
 
