@@ -170,7 +170,7 @@ def changed(base: nn.Module, arm: Mapping[str, Any], images: list[Tensor]) -> nn
         st.repair_(plan.apply_(net), base, plan=plan, calibration=images, images=CALIBRATION)
     if arm["kind"] == "bands":
         settings = {name: value for name, value in arm.items() if name not in ("kind", "tune")}
-        st.compress_(net, st.PointwisePruning(**settings), calibration=images)
+        st.compress_(net, st.PointwisePruning(**{"score": "output"} | settings), calibration=images)
     return net
 
 

@@ -24,7 +24,7 @@ def main() -> None:
     chosen = rounds.options(__doc__.splitlines()[0], rounds=1)
     sample, _ = imagenet("imagenet-sample-1000.npz", crop=224)
     images = prepared(sample[:: len(sample) // IMAGES][:IMAGES])
-    method = st.PointwisePruning(keep=KEEP, levels=64, pays="always")
+    method = st.PointwisePruning(keep=KEEP, levels=64, pays="always", score="output")
     found = st.inspect_frequencies(network(), method, calibration=images)
     print(found)
     found.draw(PICTURE)

@@ -206,7 +206,7 @@ def answers(net: nn.Module, known: Mapping[str, Tensor]) -> Tensor:
 def method(arm: Mapping[str, Any]) -> st.PointwisePruning:
     """What an arm does to the network."""
     more = {name: value for name, value in arm.items() if name not in ("tune", "recipe", "where")}
-    return st.PointwisePruning(**{"pays": "always"} | more)
+    return st.PointwisePruning(**{"pays": "always", "score": "output"} | more)
 
 
 def compared(found: Tensor, dense: Tensor, labels: Tensor) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def measured(name: str, network: Network, keep: float, images: Tensor, chosen: a
     started = time.perf_counter()
     dense = built(network, chosen.seed)
     x = network.prepared(images[:1])
-    method = st.PointwisePruning(keep=keep, pays="time", levels=64)
+    method = st.PointwisePruning(keep=keep, pays="time", levels=64, score="output")
     plan = st.plan(dense, method, calibration=network.prepared(images))
     RUNS.mkdir(parents=True, exist_ok=True)
     stored(name, keep).write_text(plan.to_json(), encoding="utf-8")

@@ -63,7 +63,7 @@ def main() -> None:
             setting = SETTINGS[number]
             started = time.perf_counter()
             model = copy.deepcopy(dense)
-            method = st.PointwisePruning(keep=setting["keep"], tie="stage", levels=setting["levels"])
+            method = st.PointwisePruning(keep=setting["keep"], score="output", tie="stage", levels=setting["levels"])
             plan = st.plan(model, method, where=setting["where"], calibration=calibration)
             plan.apply_(model)
             choices: list[Any] = []

@@ -236,7 +236,7 @@ def test_the_model_itself_cannot_be_swapped():
         ({"target": "params:0.5"}, "target must be QUANTITY:NUMBER with one of macs"),
         ({"block": 0}, "block must be"),
         ({"order": "spiral"}, "order must be one of zigzag, radial, square, energy"),
-        ({"score": "taste"}, "score must be 'output' or 'energy', got 'taste'"),
+        ({"score": "taste"}, "score must be 'measured', 'output' or 'energy', got 'taste'"),
         ({"levels": 0}, "levels must be"),
         ({"strength": -1.0}, "strength must be"),
         ({"rounds": -1}, "rounds must be"),

@@ -13,6 +13,7 @@ from spectrim.measure.compute import macs
 from spectrim.methods.method import Method
 from spectrim.methods.pointwise_candidates import candidates_of, check_order, reason_against
 from spectrim.methods.pointwise_cuttable import Cuttable
+from spectrim.methods.pointwise_measured import IMAGES, corrected
 from spectrim.methods.pointwise_prices import PRICES, faster_bands, keeping, within_macs
 from spectrim.methods.pointwise_specs import Course, Weigh, spec_of
 from spectrim.methods.pointwise_time import within_time
@@ -51,8 +52,9 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             this machine; then layers are cut where they are measured to run faster, and the price is one of time.
         block: Side of the blocks: a number, ``auto`` (the largest up to 8 that divides the map) or ``map`` (one block, the whole map).
         order: In which frequencies are kept: ``zigzag``, ``radial``, ``square``, or ``energy`` (by what each layer reads).
-        score: Whose output is looked at: ``output``, the model's, to first order, by a backward pass without labels; ``energy``, each layer's
-            own, exactly and relative to its energy, without gradients.
+        score: Whose output is looked at: ``output``, the model's, to first order, by a backward pass without labels; ``measured``, that too,
+            and what each layer loses is multiplied by how much more a cut of it alone is seen to change, in one forward pass for each
+            layer; ``energy``, each layer's own, exactly and relative to its energy, without gradients.
         levels: Most different bands in a layer; each is one dense product when the network is finalized, but with :mod:`spectrim.kernels`
             built, where as many as there are coefficients cost no more.
         pays: Which layers are cut: those where ``macs`` are saved, with the transforms counted; those that run faster by a measurement of
@@ -84,7 +86,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
     target: str | None = None
     block: Block = "auto"
     order: str = "zigzag"
-    score: Score = "output"
+    score: Score | Literal["measured"] = "measured"
     levels: int = 4
     pays: Literal["macs", "time", "always"] = "macs"
     learn: bool = False
@@ -106,8 +108,8 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             raise ValueError(f"block must be 'auto', 'map' or a positive whole number, got {self.block!r}.")
         if self.order not in (*SCANS, "energy"):
             raise ValueError(f"order must be one of {', '.join((*SCANS, 'energy'))}, got {self.order!r}.")
-        if self.score not in ("output", "energy"):
-            raise ValueError(f"score must be 'output' or 'energy', got {self.score!r}.")
+        if self.score not in ("measured", "output", "energy"):
+            raise ValueError(f"score must be 'measured', 'output' or 'energy', got {self.score!r}.")
         if type(self.levels) is not int or self.levels < 1:
             raise ValueError(f"levels must be a whole number of at least 1, got {self.levels!r}.")
         if self.pays not in ("macs", "time", "always"):
@@ -237,7 +239,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             {path: conv for path, conv in convolutions.items() if isinstance(conv, nn.Conv2d)},
             _again(first, batches),
             block=self.block,
-            score=self.score,
+            score="output" if self.score == "measured" else self.score,
         )
         layers: dict[str, Cuttable] = {}
         for site in candidates:
@@ -253,6 +255,8 @@ class PointwisePruning(Method, name="pointwise-pruning"):
                 skipped[path] = "no pattern of keep matches"
             else:
                 layers[path] = Cuttable.of(convolutions[path], reading, self.order, self.levels)
+        if self.score == "measured":
+            layers = corrected(model, layers, first[:IMAGES])
         return layers, skipped, first
 
     def _course(self) -> Course:

@@ -88,6 +88,7 @@ class BandedPointwiseConv2d(Layer, kind="banded-pointwise"):
         self.register_buffer(
             "basis", block_basis(self.geometry.block, self.geometry.positions).float(), persistent=False
         )
+        self.inverse_first = False  # where the inverse transform stands if there are more channels before than behind
         self.theta = None
         self._phase: Phase = "settled"
         if learning is not None:
@@ -104,18 +105,26 @@ class BandedPointwiseConv2d(Layer, kind="banded-pointwise"):
         if self.training and self._phase == "cut-offs":
             weight, bias = weight.detach(), None if bias is None else bias.detach()
         x = self.geometry.strided(x)
+        if self.geometry.in_channels <= self.geometry.out_channels or self.inverse_first:
+            return F.conv2d(self.low(x), weight, bias)
         height, width = x.shape[-2:]
-        block = self.geometry.block
-        x = covered(x, block)
-        shape = x.shape
-        with torch.autocast(x.device.type, enabled=False):
-            coefficients = to_blocks(x, block).to(self.basis.dtype) @ self.basis.T * self.mask()[None, :, None, :]
-        if self.geometry.in_channels <= self.geometry.out_channels:
-            low = from_blocks(self._inverse(coefficients, x.dtype), block, shape[-2:])
-            return F.conv2d(low, weight, bias)[..., :height, :width]
+        coefficients, size = self._cut(x)
         mixed = F.conv2d(coefficients.to(x.dtype), weight)
-        y = from_blocks(self._inverse(mixed, mixed.dtype), block, shape[-2:])[..., :height, :width]
+        y = from_blocks(self._inverse(mixed, mixed.dtype), self.geometry.block, size)[..., :height, :width]
         return y if bias is None else y + bias.to(y.dtype)[:, None, None]
+
+    def low(self, x: Float[Tensor, "batch in height width"]) -> Float[Tensor, "batch in height width"]:
+        """What the convolution sees of its input, behind the stride: the low frequencies of each channel."""
+        height, width = x.shape[-2:]
+        coefficients, size = self._cut(x)
+        return from_blocks(self._inverse(coefficients, x.dtype), self.geometry.block, size)[..., :height, :width]
+
+    def _cut(self, x: Tensor) -> tuple[Float[Tensor, "batch in block frequency"], torch.Size]:
+        """The coefficients that are kept, zero where they are not, and the size of the map that the blocks cover."""
+        x = covered(x, self.geometry.block)
+        with torch.autocast(x.device.type, enabled=False):
+            blocks = to_blocks(x, self.geometry.block).to(self.basis.dtype)
+            return blocks @ self.basis.T * self.mask()[None, :, None, :], x.shape[-2:]
 
     def _inverse(self, coefficients: Tensor, dtype: torch.dtype) -> Tensor:
         with torch.autocast(coefficients.device.type, enabled=False):

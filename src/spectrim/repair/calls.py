@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
+from spectrim.nn.pointwise import BandedPointwiseConv2d
 from spectrim.repair.norms import norms_of
 from spectrim.surgery.sites import walk
 
@@ -95,11 +96,12 @@ class Calls(TorchFunctionMode, ABC):
 
 
 def layers_of(model: nn.Module) -> dict[str, nn.Module]:
-    """Convolutions and linear layers with a plain weight, by dotted name."""
+    """Convolutions and linear layers with a plain weight, by dotted name; pointwise ones that see low frequencies alone, too."""
     return {
         path: module
         for path, module in walk(model)
-        if isinstance(module, _ConvNd | nn.Linear) and isinstance(module._parameters.get("weight"), Tensor)  # noqa: SLF001 - not a coded one
+        if isinstance(module, _ConvNd | nn.Linear | BandedPointwiseConv2d)
+        and isinstance(module._parameters.get("weight"), Tensor)  # noqa: SLF001 - not a coded one
     }
 
 

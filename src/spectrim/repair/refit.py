@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from spectrim.calibration import Calibration, images_of, see
 from spectrim.errors import DataError, OrderError, PlanError
+from spectrim.nn.pointwise import BandedPointwiseConv2d
 from spectrim.repair.calls import Call, Calls, layers_of, own
 from spectrim.repair.fitting import Rows, grouped, ungrouped
 from spectrim.repair.norms import norms_of
@@ -24,6 +25,8 @@ from spectrim.surgery.prune import Axes, PruneChannels, removed
 from spectrim.surgery.sites import coded, dotted
 
 _HELD_OUT = 8  # every so many images one is not fitted to
+_IMAGES, _PIXELS = (64, 640), 640 * 128 * 128
+"""Least and most images that are used where nobody says how many, and the pixels that they have together."""
 _EXACT = 1e-9  # share of an output's variance that rounding may take
 
 
@@ -33,10 +36,13 @@ def repair_(
     *,
     plan: Plan,
     calibration: Calibration,
-    images: int = 640,
+    images: int | None = None,
     ridge: float = 0.03,
 ) -> Repair:
     """Fit the weights of a cut network anew, in closed form, so that its layers write what they wrote before the cut.
+
+    A cut is one of channels (:class:`spectrim.CFDP`), or of what pointwise convolutions see (:class:`spectrim.PointwisePruning`, before
+    :func:`spectrim.finalize_`).
 
     Images run through the original, and a sample of what every convolution and linear layer writes is kept. Then they run
     through the cut network, and each layer, when its turn comes, is fitted to its sample by least squares on what it now really
@@ -52,8 +58,8 @@ def repair_(
         original: The network before the cut; stays as it is.
         plan: That was applied.
         calibration: Batches of training images, or one tensor of them. A few hundred are enough.
-        images: At most so many are used, the first ones. All of them go through the networks at once, so memory is that of
-            a forward pass over them.
+        images: At most so many are used, the first ones; if None, 640, or of larger images as many as have ten million pixels
+            together, but 64. All of them go through the networks at once, so memory is that of a forward pass over them.
         ridge: How strongly weights are held to what the cut left of them, relative to the mean square of a layer's inputs.
 
     Returns:
@@ -78,13 +84,13 @@ def repair_(
       2  8 of 16 inputs; ...% → ...% is lost
       0  left as it is: reads what it read before
     """
-    if images < 2:
+    if images is not None and images < 2:
         raise ValueError(f"images must be at least 2, one of which is held out, got {images}.")
     if not ridge > 0 or not math.isfinite(ridge):
         raise ValueError(f"ridge must be positive, got {ridge!r}.")
     gone = _fits(model, original, plan)
     x, split = _together(calibration, original, images)
-    with still(original), still(model), torch.no_grad(), _restored(model):
+    with still(original), still(model), torch.no_grad(), _restored(model), _inverse_first(model):
         with Original(original, split) as first:
             wanted = see(original, x, 0)
         before = _off(model(x), wanted, split)
@@ -134,11 +140,12 @@ class _Mender(Calls):
     def _refit_(self, call: Call) -> Refitted | str:
         """New weights, or why there are none."""
         target = self._first.targets.get(call.path)
-        if target is None or seen(call) != target.seen:
+        layer = self._layers[call.path]
+        strided = isinstance(layer, BandedPointwiseConv2d)  # which leaves out what a stride skips before it is called
+        if target is None or seen(call) != ((target.seen[0], *target.size) if strided else target.seen):
             return "is not called with batches as in the original"
         if target.calls > 1:
             return f"is called {target.calls} times"
-        layer = self._layers[call.path]
         weight, bias = cast(nn.Parameter, layer.weight), cast(nn.Parameter | None, layer.bias)
         rows = Rows(call, target, self._kept(call.path, "weight", call.kind == "transposed"), self._first.images)
         prior = grouped(weight, call)
@@ -208,7 +215,7 @@ def _fits(model: nn.Module, original: nn.Module, plan: Plan) -> Axes:
     return gone
 
 
-def _together(calibration: Calibration, model: nn.Module, most: int) -> tuple[Tensor, tuple[int, int]]:
+def _together(calibration: Calibration, model: nn.Module, most: int | None) -> tuple[Tensor, tuple[int, int]]:
     """The images, those to be fitted to in front; how many there are, and how many of these are in front.
 
     Raises:
@@ -216,6 +223,7 @@ def _together(calibration: Calibration, model: nn.Module, most: int) -> tuple[Te
     """
     batches: list[Tensor] = []
     for number, batch in enumerate(images_of(calibration, model, who="a repair")):
+        most = most or max(_IMAGES[0], min(_IMAGES[1], _PIXELS // max(1, math.prod(batch.shape[2:]))))
         if batch.shape[1:] != batches[0].shape[1:] if batches else False:
             raise DataError(
                 f"calibration batch {number} has images of shape {tuple(batch.shape[1:])}, the ones before it of "
@@ -254,6 +262,19 @@ def _restored(model: nn.Module) -> Iterator[None]:
         for tensor, value in before:
             tensor.copy_(value)
         raise
+
+
+@contextmanager
+def _inverse_first(model: nn.Module) -> Iterator[None]:
+    """Pointwise convolutions of low frequencies read maps inside, so that their inputs are those of a convolution."""
+    layers = [module for module in model.modules() if isinstance(module, BandedPointwiseConv2d)]
+    try:
+        for layer in layers:
+            layer.inverse_first = True
+        yield
+    finally:
+        for layer in layers:
+            layer.inverse_first = False
 
 
 def tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spectrim.training.recipe import Recipe
-from spectrim.training.recipes import CUTTING, Recipes, recipes_for
+from spectrim.training.recipes import CUTTING, REPAIRED, Recipes, recipes_for
 from spectrim.training.reinit import REINIT, Reinit
 from spectrim.training.source import NORMALIZATIONS, Normalization
 
@@ -104,16 +104,21 @@ class Job:
             )
         if self.temperature is not None and self.distill is None:
             raise ValueError(f"a temperature of {self.temperature:g} is for --distill, which was not given.")
-        if self.repair and (self.method not in CUTTING or self.start != "none"):
+        if self.repair and not self._repairable:
+            of = "that learns its bands" if self.settings.get("learn") else "that starts from fresh weights"
             raise ValueError(
-                f"a repair (--repair) is for weights that a cut left, of {', '.join(CUTTING)}; got {self.method} that starts from "
-                f"{'what was left' if self.start == 'none' else 'fresh weights'}. Leave it out."
+                f"a repair (--repair) is for weights that a cut left, of {', '.join(REPAIRED)}; got {self.method}"
+                f"{f' {of}' * (self.method in REPAIRED)}. Leave it out."
             )
 
     @property
     def repairs(self) -> bool:
         """Whether a cut network is repaired."""
-        return self.method in CUTTING and self.start == "none" if self.repair is None else self.repair
+        return self._repairable if self.repair is None else self.repair
+
+    @property
+    def _repairable(self) -> bool:
+        return self.method in REPAIRED and self.start == "none" and not self.settings.get("learn")
 
     @property
     def start(self) -> Reinit:

@@ -87,6 +87,9 @@ _OWN: Mapping[str, Recipes] = MappingProxyType(
 CUTTING = ("cfdp",)
 """Methods that leave an ordinary smaller network: nothing moves while it trains, so it is fine-tuned like one."""
 
+REPAIRED = (*CUTTING, "pointwise-pruning")
+"""Methods after which the weights that are left can be fitted anew, in closed form, to what the layers wrote before."""
+
 _REBUILDING = 0.4
 """Share of the epochs over which filters are rebuilt from others; then what became of them trains on."""
 
