@@ -107,9 +107,9 @@ ARMS = {
     "resnet56-56-rebuilt": Arm(network="resnet56", less=56),
     "resnet56-36-pruned": Arm(network="resnet56", less=36, control=True),
     "resnet56-56-pruned": Arm(network="resnet56", less=56, control=True),
-    "resnet20-48-pruned-longer": Arm(network="resnet20", less=48, control=True, epochs=4),
-    "resnet20-48-outputs-longer": Arm(network="resnet20", less=48, settings=OUTPUTS, epochs=4),
-    "resnet20-48-rebuilt-longer": Arm(network="resnet20", less=48, epochs=4),
+    "resnet20-48-pruned-longer": Arm(network="resnet20", less=48, control=True, epochs=3),
+    "resnet20-48-outputs-longer": Arm(network="resnet20", less=48, settings=OUTPUTS, epochs=3),
+    "resnet20-48-rebuilt-longer": Arm(network="resnet20", less=48, epochs=3),
     "resnet20-48-ones": Arm(network="resnet20", less=48, settings={"start": "ones"}),
     "resnet20-48-cosine": Arm(network="resnet20", less=48, settings={"assign": "cosine"}),
     "resnet20-48-half-labels": Arm(
