@@ -263,6 +263,8 @@ def test_a_repair_is_the_default_where_a_cut_leaves_weights():
     assert not cut(repair=False).repairs
     assert not cut(reinit="all").repairs
     assert not job().repairs
+    assert job(method="pointwise-pruning", settings={}).repairs
+    assert not job(method="pointwise-pruning", settings={"learn": True}).repairs
 
 
 def test_the_calibration_is_spread_over_the_training_images():
@@ -496,12 +498,17 @@ def test_a_full_disk_leaves_the_old_artifact_whole(tmp_path, monkeypatch):
         (
             {"repair": True},
             ValueError,
-            r"a repair \(--repair\) is for weights that a cut left, of cfdp; got frequency-reg",
+            r"a repair \(--repair\) is for weights that a cut left, of cfdp, pointwise-pruning; got freq",
         ),
         (
             {"method": "cfdp", "settings": {}, "reinit": "all", "repair": True},
             ValueError,
             "got cfdp that starts from fresh weights",
+        ),
+        (
+            {"method": "pointwise-pruning", "settings": {"learn": True}, "repair": True},
+            ValueError,
+            "got pointwise-pruning that learns its bands. Leave it out",
         ),
         ({"reinit": "some"}, ValueError, "reinit must be one of none, hrankplus, all, got 'some'"),
         ({"reinit": "all"}, ValueError, "for one round of cfdp, got 1 of frequency-regularization"),
