@@ -11,7 +11,8 @@ checkpoint under ``runs/``, if it got that far. Accuracies are those of a fresh 
 
 The control, ``pruned``, is the same layer with the same ranking and schedule whose transformations are zero. Its pruned
 filters cost nothing, and where they are the only inputs of the next convolution (inside a block) nor do that layer's
-weights on them; so at the same multiply-accumulates it keeps more filters than a layer that rebuilds them.
+weights on them; so at the same multiply-accumulates it keeps more filters than a layer that rebuilds them. With ``refit``
+what is left is fitted anew at every stage, in closed form, to what the layers wrote before it.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from typing import Any
 
 import torch
 from cifar import ROOT, Clock, Images, Plan, accuracy, cifar10, commit, inputs, read, trained_, weights, write
+from pruned_refit import due, plain, refit_
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,6 +44,8 @@ CHECKPOINTS = ROOT / "runs" / "template_cifar10"
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {"resnet20": resnet20, "resnet56": resnet56}
 EPOCHS = {"resnet20": 0.5, "resnet56": 0.25}
 PRUNING, STAGES, LR, BATCH, WARMUP = 0.4, 10, 0.02, 128, 0.05
+REFITTED = 640
+"""Images of the training set that a refit looks at."""
 PUBLISHED = [
     {"network": "resnet56", "what": "dense", "accuracy": 93.60, "less_macs": 0.0},
     {"network": "resnet56", "what": "rebuilt", "accuracy": 94.18, "less_macs": 35.91},
@@ -66,6 +70,7 @@ class Arm:
     Attributes:
         less: Multiply-accumulates that go, in percent; 0 trains the dense network alike.
         control: Set all transformations to zero.
+        refit: Fit what the control keeps to what the layers wrote, at every stage.
         settings: Of the method, beside its defaults.
         distillation: From the pretrained network, in place of cross-entropy: the divergence's share, and the temperature.
         epochs: In place of the network's own.
@@ -74,6 +79,7 @@ class Arm:
     network: str
     less: int
     control: bool = False
+    refit: bool = False
     settings: Mapping[str, Any] | None = None
     distillation: Mapping[str, float] | None = None
     seeds: tuple[int, ...] = (0,)
@@ -84,6 +90,7 @@ OUTPUTS = {"assign": "outputs", "start": "outputs"}
 ARMS = {
     "resnet20-48-rebuilt": Arm(network="resnet20", less=48, seeds=(0, 1, 2)),
     "resnet20-48-pruned": Arm(network="resnet20", less=48, control=True, seeds=(0, 1, 2)),
+    "resnet20-48-pruned-refit": Arm(network="resnet20", less=48, control=True, refit=True, seeds=(0, 1, 2)),
     "resnet20-36-rebuilt": Arm(network="resnet20", less=36),
     "resnet20-36-pruned": Arm(network="resnet20", less=36, control=True),
     "resnet20-56-rebuilt": Arm(network="resnet20", less=56),
@@ -218,9 +225,13 @@ def entry(name: str, seed: int, epochs: float, train: Images, test: Images, prog
     plan = Plan(steps=steps, batch=BATCH, lr=LR, warmup=WARMUP, bfloat16=False, seed=seed)
 
     def after(done: int) -> None:
-        st.anneal_(model, min(1.0, done / (PRUNING * steps)))
+        progress = min(1.0, done / (PRUNING * steps))
+        before = plain(model) if arm.refit and due(model, progress) else None
+        st.anneal_(model, progress)
         if arm.control:
             prune_(model)
+        if before is not None:
+            refit_(model, before, inputs(train.pixels[:REFITTED]))
 
     def loss_of(scores: Tensor, labels: Tensor, x: Tensor) -> Tensor:
         if arm.distillation is None:
@@ -244,6 +255,7 @@ def entry(name: str, seed: int, epochs: float, train: Images, test: Images, prog
         "network": arm.network,
         "less_macs": arm.less,
         "control": arm.control,
+        "refit": arm.refit,
         "settings": dict(arm.settings or {}),
         "distillation": None if arm.distillation is None else dict(arm.distillation),
         "seed": seed,
@@ -353,11 +365,11 @@ def draw(results: Mapping[str, Any], picture: Path) -> None:
     for name, (curve, ways) in zip(names, grid, strict=True):
         mine = [each for each in entries if each["network"] == name and each["epochs"] == EPOCHS[name]]
         dense = results["dense"][name]
-        plain = [each for each in mine if not each["settings"] and not each["distillation"]]
+        usual = [each for each in mine if not (each["settings"] or each["distillation"] or each.get("refit"))]
         for label, mine_, colour in (
             ("rebuilt from outputs", [each for each in mine if each["settings"] == OUTPUTS], "#3a8f4d"),
-            ("rebuilt", [each for each in plain if not each["control"]], "#0b6e99"),
-            ("pruned", [each for each in plain if each["control"]], "#b5651d"),
+            ("rebuilt", [each for each in usual if not each["control"]], "#0b6e99"),
+            ("pruned", [each for each in usual if each["control"]], "#b5651d"),
         ):
             budgets = [
                 [
@@ -397,7 +409,11 @@ def draw(results: Mapping[str, Any], picture: Path) -> None:
         ranked = sorted(arms, key=lambda arm: statistics.fmean(arms[arm]))
         for place, arm in enumerate(ranked):
             ways.plot(
-                arms[arm], [place] * len(arms[arm]), "o", ms=5.5, color="#b5651d" if arm == "pruned" else "#0b6e99"
+                arms[arm],
+                [place] * len(arms[arm]),
+                "o",
+                ms=5.5,
+                color="#b5651d" if arm.startswith("pruned") else "#0b6e99",
             )
         ways.set_yticks(range(len(ranked)), ranked)
         ways.set_xlabel("accuracy, %", fontsize=9)
