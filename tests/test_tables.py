@@ -59,6 +59,8 @@ def test_what_the_page_says_of_cfdps_rankings_is_in_the_file():
     assert mean("resnet20-all", "ortho", "finetuned") > mean("resnet20-all", "l2", "finetuned") + 1
     close = [mean("resnet56-paper", other, "finetuned") for other in ("ortho", "l1", "l2")]
     assert max(close) - min(close) < 0.34
+    fresh = [mean("resnet20-scratch", other, "finetuned") for other in ("ortho", "ortho untrained", "random")]
+    assert max(fresh) - min(fresh) < 1
     best = mean("resnet20-inner", "tp magnitude", "finetuned")
     rankings = {each["ranking"] for each in entries if each["cut"] == "resnet20-inner"} - {"tp magnitude", "tp LAMP"}
     assert best > max(mean("resnet20-inner", other, "finetuned") for other in rankings)
