@@ -128,6 +128,32 @@ def test_a_target_is_met_and_used_up(target):
         assert small + others == plan.budget.left == plan.after
 
 
+@pytest.mark.parametrize("method", [{"keep": 0.6}, {"target": "params:0.22"}])
+def test_groups_that_share_slices_are_counted_by_the_papers_equation_in_the_plan_and_in_the_file(method, tmp_path):
+    model = resnet20().eval()
+    how = st.ReconstructedFilters(**method, groups=4, share_groups=True, stages=1)
+    plan = st.plan(model, how)
+    assert "4 groups, which share slices that start as a least-squares fit" in str(plan)
+    plan.apply_(model)
+    layers = [each for _, each in components(model) if isinstance(each, TemplateConv)]
+    assert all(each.weight.shape[1] == each.sizes.inside // 4 for each in layers)
+    st.anneal_(model, 1.0)
+    images = torch.rand(2, 3, 32, 32)
+    expected = model(images)
+    st.save(model, tmp_path / "small.safetensors", dtype=torch.float32)
+    loaded = st.load_(resnet20(), tmp_path / "small.safetensors", decode=False).eval()
+    torch.testing.assert_close(loaded(images), expected, atol=1e-5, rtol=1e-5)
+    numbers = sum(each.numel() for each in loaded.parameters())
+    by_equation = sum(
+        stored_by_equation(each.sizes, each.sizes.outside - len(each.pruned), groups=4) for each in layers
+    )
+    left_alone = plan.before - sum(each.sizes.inside * each.sizes.outside * each.sizes.taps for each in layers)
+    assert numbers == plan.after == by_equation + left_alone
+    if "target" in method:
+        assert 0.21 * plan.before < numbers <= 0.22 * plan.before
+    torch.testing.assert_close(st.finalize_(loaded)(images), expected, atol=1e-5, rtol=1e-4)
+
+
 def test_annealing_reaches_the_fraction_over_all_layers_and_files_shrink(tmp_path):
     torch.manual_seed(0)
     model = resnet20().eval()
@@ -301,6 +327,7 @@ def test_even_and_dilated_kernels_are_rebuilt():
         ({"keep": 0.5, "target": "macs:0.5"}, "keep and target exclude each other"),
         ({"target": "latency:0.5"}, "target must be QUANTITY:NUMBER with one of macs, params"),
         ({"keep": 0.5, "groups": 0}, "groups must be a whole number of at least 1"),
+        ({"keep": 0.5, "share_groups": 1}, "share_groups must be True or False, got 1"),
         ({"keep": 0.5, "family": "shear"}, "family must be one of"),
         ({"keep": 0.5, "least": 0}, "least must be a whole number of at least 1"),
     ],
@@ -345,7 +372,7 @@ def test_kernels_that_a_family_cannot_turn_are_left_alone_with_a_reason():
     assert reasons["1"] == "rotation turns square kernels of two dimensions, got one of (3, 2). Use scalar or matrix."
 
 
-@pytest.mark.parametrize("family", ["rotation", "affine", "matrix"])
+@pytest.mark.parametrize("family", ["rotation", "affine", "affine-moved", "matrix"])
 @pytest.mark.parametrize("layer", [nn.Conv2d(16, 16, 2), nn.Conv2d(16, 16, 4, dilation=2, stride=2)])
 def test_even_and_dilated_kernels_are_turned_about_their_centre(family, layer):
     net = nn.Sequential(nn.Conv2d(3, 16, 3), layer).eval()

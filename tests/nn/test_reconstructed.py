@@ -87,16 +87,19 @@ def test_groups_have_factors_of_their_own(way):
 @given(
     family=st.sampled_from(FAMILIES),
     groups=st.sampled_from([1, 2, 4]),
+    share_groups=st.booleans(),
     stride=st.integers(1, 2),
     padding=st.integers(0, 2),
     dilation=st.integers(1, 2),
     sides=st.tuples(st.integers(5, 9), st.integers(5, 9)),
     seed=st.integers(0, 2**31),
 )
-def test_both_ways_to_compute_agree_and_so_do_their_gradients(family, groups, stride, padding, dilation, sides, seed):
+def test_both_ways_to_compute_agree_and_so_do_their_gradients(
+    family, groups, share_groups, stride, padding, dilation, sides, seed
+):
     generator = torch.Generator().manual_seed(seed)
     sizes = ConvSizes.of(nn.Conv2d(4, 7, 3, stride, padding, dilation))
-    layer = TemplateConv(sizes, family=family, groups=groups, templates=3).double()
+    layer = TemplateConv(sizes, family=family, groups=groups, share_groups=share_groups, templates=3).double()
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
@@ -107,6 +110,53 @@ def test_both_ways_to_compute_agree_and_so_do_their_gradients(family, groups, st
     one.square().sum().backward()
     two.square().sum().backward()
     torch.testing.assert_close(a.grad, b.grad, atol=1e-8, rtol=1e-8)
+
+
+def test_moved_taps_read_between_the_pixels_of_the_latent_maps():
+    generator = torch.Generator().manual_seed(3)
+    theta = torch.tensor([[0.5, -0.4, 0.1], [0.3, 0.6, -0.05]], dtype=torch.float64)  # no tap leaves the kernel
+    templates = torch.randn(1, 2, 3, 3, generator=generator, dtype=torch.float64)
+    sizes = ConvSizes.of(nn.Conv2d(2, 2, 3, padding=1, bias=False))
+    layer = filled(sizes, templates, theta, [0, 0], family="affine-moved")
+    x = torch.randn(1, 2, 8, 8, generator=generator, dtype=torch.float64)
+    rows, columns = torch.meshgrid(*[torch.arange(8, dtype=torch.float64)] * 2, indexing="ij")
+    expected = torch.zeros(1, 1, 8, 8, dtype=torch.float64)
+    for tap in range(9):
+        latent = torch.einsum("bchw,c->bhw", x, templates[0, :, tap // 3, tap % 3])[:, None]
+        right, down = theta @ torch.tensor([tap % 3 - 1.0, tap // 3 - 1.0, 1.0], dtype=torch.float64)
+        places = torch.stack([(columns + right) * 2 / 7 - 1, (rows + down) * 2 / 7 - 1], dim=-1)
+        expected += F.grid_sample(latent, places[None], align_corners=True, padding_mode="zeros")
+    torch.testing.assert_close(layer(x)[:, 1:], expected)
+
+
+@pytest.mark.parametrize("way", ["rebuilt", "two-stage"])
+def test_groups_that_share_slices_read_other_channels_with_the_same_numbers(way):
+    factors = torch.randn(2, 1, 3, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    slices = torch.randn(1, 2, 3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    sizes = ConvSizes.of(nn.Conv2d(4, 2, 3, bias=False))
+    layer = TemplateConv(sizes, groups=2, share_groups=True, templates=1).double()
+    with torch.no_grad():
+        layer.weight.copy_(slices)
+        layer.transformations.copy_(factors.flatten())
+    form = layer if way == "rebuilt" else layer.alternatives()["two stages"]
+    x = torch.randn(1, 4, 7, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = form(x)
+    torch.testing.assert_close(y[:, :1], F.conv2d(x[:, :2] + x[:, 2:], slices))
+    torch.testing.assert_close(
+        y[:, 1:], F.conv2d(x[:, :2], slices * factors[0]) + F.conv2d(x[:, 2:], slices * factors[1])
+    )
+
+
+def test_groups_that_share_slices_start_from_the_mean_of_each_filter_over_them():
+    model = network()
+    layers = rebuilding(model, groups=1, share_groups=True)
+    assert torch.equal(layers[2].filters(), model[2].weight)  # one group shares with none
+    layers = rebuilding(model[2:], groups=4, share_groups=True, places=(0,))
+    means = model[2].weight.reshape(12, 4, 4, 3, 3).mean(1)
+    torch.testing.assert_close(layers[0].weight, means)
+    torch.testing.assert_close(layers[0].filters(), means.repeat(1, 4, 1, 1))
+    assert isinstance(layers[0].weight, nn.Parameter)
+    assert model[2].weight.shape == (12, 16, 3, 3)
 
 
 @pytest.mark.parametrize(("kind", "shape"), [(nn.Conv1d, (2, 4, 11)), (nn.Conv3d, (2, 4, 5, 6, 7))])
@@ -126,13 +176,12 @@ def network() -> nn.Sequential:
 def rebuilding(model: nn.Sequential, **how) -> nn.Sequential:
     """The same with both convolutions as layers that are pruned together."""
     swapped = copy.deepcopy(model)
-    for place in (0, 2):
-        family, groups = how.get("family", "scalar"), how.get("groups", 1)
-        settings_ = {name: value for name, value in how.items() if name not in ("family", "groups")}
+    for place in how.pop("places", (0, 2)):
+        own = {name: how[name] for name in ("family", "groups", "share_groups") if name in how}
+        settings_ = {name: value for name, value in how.items() if name not in own}
         layer = TemplateConv(
             ConvSizes.of(model[place]),
-            family=family,
-            groups=groups,
+            **own,
             rebuilding=Rebuilding(**({"keep": 0.5, "least": 2} | settings_)),
         )
         layer.take_over(swapped[place])
@@ -224,11 +273,14 @@ def test_factors_of_zero_are_filter_pruning():
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("start", ["lstsq", "ones", "outputs"])
 @pytest.mark.parametrize("assign", ["modulo", "cosine", "random", "outputs"])
-def test_what_a_file_holds_computes_the_same(family, start, assign):
-    layers = rebuilding(network(), family=family, groups=1, start=start, assign=assign, stages=3)
-    anneal_(layers, 0.5)
-    anneal_(layers, 1)
+@pytest.mark.parametrize("share_groups", [False, True])
+def test_what_a_file_holds_computes_the_same(family, start, assign, share_groups):
+    how = {"groups": 2, "share_groups": True, "places": (2,)} if share_groups else {"groups": 1}
+    layers = rebuilding(network(), family=family, start=start, assign=assign, stages=3, **how)
+    for progress in (0.5, 1):
+        TemplateConv.anneal_together_([each for each in layers if isinstance(each, TemplateConv)], progress)
     layer = layers[2]
+    assert layer.pruned
     x = torch.randn(2, 16, 6, 6)
     small = layer.stored()
     assert len(small.weight) == 12 - len(layer.pruned)
@@ -284,7 +336,7 @@ def test_where_a_layer_is_at_its_least_the_next_lowest_elsewhere_go():
         ({"groups": 3}, "groups must divide the 4 input channels, got 3"),
         ({"templates": 0}, r"templates must be a whole number in \[1, 6\]"),
         ({"templates": 7}, r"templates must be a whole number in \[1, 6\]"),
-        ({"family": "shear"}, "family must be one of scalar, rotation, affine, matrix"),
+        ({"family": "shear"}, "family must be one of scalar, rotation, affine, affine-moved, matrix"),
         ({"templates": 2, "rebuilding": Rebuilding(keep=0.5)}, "all while rebuilding, got 2"),
     ],
 )

@@ -36,7 +36,9 @@ def test_a_live_network_says_which_filter_is_made_of_which():
     (row,) = rebuilt_layers(rebuilt())
     assert row.made == {0: 1, 2: 3, 4: 5}
     assert str(row) == "2  3 of 8 rebuilt: 0 of 1, 2 of 3, 4 of 5"
-    assert str(st.inspect(rebuilt())).endswith(f"3 of 8 filters are rebuilt from others\n  {row}")
+    assert (row.stored, row.by_equation) == (9 * 6 * 5 + 9 * 2 * 3, 9 * 3 * 5 + 9 * 2 * 3)
+    said = "3 of 8 filters are rebuilt from others; templates and transformations are 324 numbers, 189 by the paper's equation 3.9"
+    assert str(st.inspect(rebuilt())).endswith(f"{said}\n  {row}")
 
 
 def test_before_the_first_step_nothing_is_rebuilt():
@@ -52,15 +54,21 @@ def test_a_network_without_such_layers_says_nothing_of_them():
     assert "rebuilt" not in found.to_json()
 
 
-@pytest.mark.parametrize("family", ["scalar", "affine"])
-def test_a_file_and_the_network_loaded_from_it_say_the_same_as_the_live_one(tmp_path, family):
-    model = rebuilt(family=family)
+@pytest.mark.parametrize(
+    ("family", "share_groups", "counts"),
+    [("scalar", False, (324, 189)), ("scalar", True, (189, 189)), ("affine", False, (306, 171))],
+)
+def test_a_file_and_the_network_loaded_from_it_say_the_same_as_the_live_one(tmp_path, family, share_groups, counts):
+    model = rebuilt(family=family, share_groups=share_groups)
     st.save(model, tmp_path / "small.safetensors")
     live, filed = st.inspect(model), st.inspect(tmp_path / "small.safetensors")
     assert live.rebuilt == filed.rebuilt == rebuilt_layers(st.load_(network(), tmp_path / "small.safetensors"))
     assert json.loads(json.dumps(filed.to_json()))["rebuilt"] == [
         {"site": "2", "family": family, "groups": 2, "filters": 8, "made": {"0": 1, "2": 3, "4": 5}}
+        | dict(zip(("stored", "by_equation"), counts, strict=True))
     ]
+    loaded = st.load_(network(), tmp_path / "small.safetensors", decode=False)
+    assert counts[0] == loaded[2].weight.numel() + loaded[2].transformations.numel()
 
 
 @pytest.mark.parametrize(

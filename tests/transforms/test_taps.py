@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from spectrim.transforms.taps import FAMILIES, fitted, fitted_matrices, identity, matrices, shape_of, transformed
+from spectrim.transforms.taps import (
+    FAMILIES,
+    fitted,
+    fitted_matrices,
+    identity,
+    matrices,
+    shape_of,
+    shared_slices,
+    spread,
+    transformed,
+)
 
 NINE = torch.arange(1.0, 10.0, dtype=torch.float64)
 
@@ -28,6 +38,39 @@ def resampled(theta: list[list[float]]) -> Tensor:
 )
 def test_affine_maps_resample_the_kernel(theta, expected):
     torch.testing.assert_close(resampled(theta), torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("theta", "expected"),
+    [
+        ([[0, -1, 0], [1, 0, 0]], [[7, 4, 1], [8, 5, 2], [9, 6, 3]]),
+        ([[1, 0, 1], [0, 1, 0]], [[0, 1, 2], [0, 4, 5], [0, 7, 8]]),
+        ([[0.5, 0, 0], [0, 0.5, 0]], [[0.25, 2, 0.75], [4, 20, 6], [1.75, 8, 2.25]]),
+    ],
+)
+def test_moved_taps_go_where_the_map_says_and_those_outside_are_lost(theta, expected):
+    rows = matrices("affine-moved", torch.tensor(theta, dtype=torch.float64), (3, 3))
+    torch.testing.assert_close((rows @ NINE).reshape(3, 3), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_to_move_taps_is_the_transpose_of_reading_them_there():
+    theta = torch.randn(7, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(matrices("affine-moved", theta, (3, 3)), matrices("affine", theta, (3, 3)).mT)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_shared_slices_are_the_best_by_least_squares(groups):
+    generator = torch.Generator().manual_seed(groups)
+    filters = torch.randn(5, 6, 3, generator=generator, dtype=torch.float64)
+    best = shared_slices(filters, groups)
+    assert best.shape == (5, 6 // groups, 3)
+
+    def error(slices: Tensor) -> Tensor:
+        return (spread(slices, groups) - filters).square().sum()
+
+    for _ in range(5):
+        other = best + 1e-3 * torch.randn(best.shape, generator=generator, dtype=torch.float64)
+        assert error(other) > error(best)
 
 
 def test_a_turn_of_45_degrees_mixes_four_taps_off_the_centre_lines():
@@ -94,5 +137,7 @@ def test_the_best_matrix_is_never_worse_than_the_best_factors():
 def test_a_turn_of_a_kernel_that_is_not_square_is_refused():
     with pytest.raises(ValueError, match="rotation turns square kernels of two dimensions, got one of"):
         shape_of("rotation", (1, 7))
-    with pytest.raises(ValueError, match="family must be one of scalar, rotation, affine, matrix, got 'shear'"):
+    with pytest.raises(
+        ValueError, match="family must be one of scalar, rotation, affine, affine-moved, matrix, got 'shear'"
+    ):
         shape_of("shear", (3, 3))

@@ -22,7 +22,7 @@ from spectrim.surgery import sites
 from spectrim.surgery.edits import SwapModule
 from spectrim.surgery.plan import Plan, Skipped
 from spectrim.surgery.sites import Site, Where, dotted
-from spectrim.transforms.taps import Family, shape_of
+from spectrim.transforms.taps import Family, shape_of, shared_slices
 
 _BISECTIONS = 40
 
@@ -40,9 +40,13 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
         target: In place of ``keep``: at most so much of the network is left when all filters are rebuilt, ``macs:0.5`` (with
             both stages of each layer counted) or ``params:0.4``. It is met for the ranking at the time of the plan;
             training moves the ranking. Needs calibration for ``macs``.
-        family: Of the transformations: ``scalar`` (a factor for each tap), ``rotation``, ``affine``, ``matrix``.
+        family: Of the transformations: ``scalar`` (a factor for each tap), ``rotation``, ``affine``,
+            ``affine-moved`` (taps move on the map), ``matrix``.
         groups: Groups of input channels, each with transformations of its own; where that does not divide the channels,
             the largest smaller number that does.
+        share_groups: Let the groups of a layer share one slice of each template: fewer numbers, as the paper's equation 3.9
+            counts them. The network then starts from the slices that come closest to its filters by least squares, far
+            from what it computed.
         least: Templates that every layer keeps.
         stages: In how many steps the fraction falls while progress goes from 0 to 1.
         saliency: ``magnitude`` (mean absolute weight less the layer's mean), ``raw``, or ``taylor`` (weight times gradient).
@@ -73,6 +77,7 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
     target: str | None = None
     family: Family = "scalar"
     groups: int = 2
+    share_groups: bool = False
     least: int = 8
     stages: int = 40
     saliency: Saliency = "magnitude"
@@ -89,6 +94,8 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
         shape_of(self.family, (3, 3))
         if type(self.groups) is not int or self.groups < 1:
             raise ValueError(f"groups must be a whole number of at least 1, got {self.groups!r}.")
+        if type(self.share_groups) is not bool:
+            raise ValueError(f"share_groups must be True or False, got {self.share_groups!r}.")
         self._rebuilding(0.5 if self.keep is None else self.keep)
 
     def __repr__(self) -> str:
@@ -122,8 +129,8 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
         settings = self._rebuilding(keep)
         edits = tuple(SwapModule(path, TemplateConv.kind, self._spec(sizes, settings)) for path, sizes in hosts.items())
         before = sum(p.numel() for p in model.parameters())
-        pruned = _ranked(model, hosts, settings)
-        after = before - sum(count * self._saved(hosts[path]) for path, count in pruned.items())
+        pruned = self._ranked(model, hosts, settings)
+        after = before - self._spared(hosts) - sum(n * self._saved(hosts[path]) for path, n in pruned.items())
         return Plan(repr(self), type(model).__name__, edits, tuple(skipped), before, after, budget)
 
     def _rebuilding(self, keep: float) -> Rebuilding:
@@ -164,13 +171,22 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
 
     def _spec(self, sizes: ConvSizes, settings: Rebuilding) -> Spec:
         more: Spec = {"family": self.family, "groups": self._groups(sizes), "templates": sizes.outside}
-        return sizes.to_json() | more | {"rebuilding": settings.to_json()}
+        shared: Spec = {"share_groups": True} if self.share_groups else {}
+        return sizes.to_json() | more | shared | {"rebuilding": settings.to_json()}
 
     def _saved(self, sizes: ConvSizes) -> int:
         """Numbers that go with one filter."""
-        groups = self._groups(sizes)
-        one, none = (stored(sizes, count, groups=groups, family=self.family) for count in (1, 0))
+        one, none = (self._stored(sizes, count) for count in (1, 0))
         return one - none
+
+    def _stored(self, sizes: ConvSizes, templates: int) -> int:
+        return stored(sizes, templates, groups=self._groups(sizes), family=self.family, share_groups=self.share_groups)
+
+    def _spared(self, hosts: Mapping[str, ConvSizes]) -> int:
+        """Numbers that are gone before the first filter is, because groups share slices."""
+        return sum(
+            sizes.inside * sizes.outside * sizes.taps - self._stored(sizes, sizes.outside) for sizes in hosts.values()
+        )
 
     def _settled(
         self, model: nn.Module, hosts: Mapping[str, ConvSizes], calibration: Calibration
@@ -190,10 +206,11 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
         image = next(images_of(calibration, model, who="a target of macs"))[:1] if target.quantity == "macs" else None
         costs = Costs.of(model, image)
         dense = costs.macs() if target.quantity == "macs" else costs.parameters()
+        start = dense if target.quantity == "macs" else dense - self._spared(hosts)
 
         def left(keep: float) -> int:
-            pruned = _ranked(model, hosts, self._rebuilding(keep))
-            return dense - sum(count * self._less(path, hosts[path], costs, target) for path, count in pruned.items())
+            pruned = self._ranked(model, hosts, self._rebuilding(keep))
+            return start - sum(count * self._less(path, hosts[path], costs, target) for path, count in pruned.items())
 
         limit = target.limit(dense)
         if left(lowest) > limit:
@@ -218,15 +235,17 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
         one, none = (products(sizes, count, groups=groups, family=self.family) for count in (1, 0))
         return (costs.positions or {}).get(dotted(path, "weight"), 0) * (one - none)
 
-
-def _ranked(model: nn.Module, hosts: Mapping[str, ConvSizes], settings: Rebuilding) -> dict[str, int]:
-    """How many filters of each layer would be rebuilt, by the magnitudes of the present weights."""
-    weights = [cast(Tensor, model.get_submodule(path).weight) for path in hosts]
-    ranks = [magnitude(weight, relative=settings.saliency != "raw").cpu() for weight in weights]
-    filters = sum(len(each) for each in ranks)
-    empty: Sequence[set[int]] = [set() for _ in ranks]
-    found = chosen(ranks, empty, settings.pruned(filters, settings.stages), settings.least)
-    return {path: len(each) for path, each in zip(hosts, found, strict=True)}
+    def _ranked(self, model: nn.Module, hosts: Mapping[str, ConvSizes], settings: Rebuilding) -> dict[str, int]:
+        """How many filters of each layer would be rebuilt, by the magnitudes that they start with."""
+        ranks: list[Tensor] = []
+        for path, sizes in hosts.items():
+            weight = cast(Tensor, model.get_submodule(path).weight).detach()
+            weight = shared_slices(weight, self._groups(sizes)) if self.share_groups else weight
+            ranks.append(magnitude(weight, relative=settings.saliency != "raw").cpu())
+        filters = sum(len(each) for each in ranks)
+        empty: Sequence[set[int]] = [set() for _ in ranks]
+        found = chosen(ranks, empty, settings.pruned(filters, settings.stages), settings.least)
+        return {path: len(each) for path, each in zip(hosts, found, strict=True)}
 
 
 def _names(path: str, where: Where) -> bool:

@@ -16,9 +16,31 @@ from spectrim.nn.conv_sizes import ConvSizes
 from spectrim.nn.template_fitting import OutputFit, fitted_to_outputs, patches, seen, white
 from spectrim.nn.templates import Rebuilding, assigned, chosen, magnitude
 from spectrim.nn.two_stage import TwoStageConv
-from spectrim.transforms.taps import Family, fitted, fitted_matrices, identity, matrices, shape_of, transformed
+from spectrim.transforms.taps import (
+    Family,
+    fitted,
+    fitted_matrices,
+    identity,
+    matrices,
+    shape_of,
+    shared_slices,
+    spread,
+    transformed,
+)
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+_OWN = {"family", "groups", "share_groups", "templates", "rebuilding"}
+
+
+def sizes_of(spec: Mapping[str, Any]) -> ConvSizes:
+    """The sizes in the spec of a template convolution.
+
+    Raises:
+        ValueError: There are none; nothing in ``spec`` is trusted.
+    """
+    return ConvSizes.from_json({name: value for name, value in spec.items() if name not in _OWN})
 
 
 class TemplateConv(Layer, kind="template-conv"):
@@ -34,8 +56,11 @@ class TemplateConv(Layer, kind="template-conv"):
 
     Args:
         sizes: Of the convolution.
-        family: Of the transformations: ``scalar`` (a factor for every tap), ``rotation``, ``affine``, ``matrix``.
+        family: Of the transformations: ``scalar`` (a factor for every tap), ``rotation``, ``affine``,
+            ``affine-moved``, ``matrix``.
         groups: Groups of input channels; each has transformations of its own.
+        share_groups: Store one slice of each template, for all groups. The layer then starts from the slices that come
+            closest to the filters, their means over the groups, and not as the plain convolution.
         templates: How many filters are stored; all of them if None.
         rebuilding: How the filters are pruned while they train; not at all if None.
 
@@ -63,6 +88,7 @@ class TemplateConv(Layer, kind="template-conv"):
         *,
         family: Family = "scalar",
         groups: int = 1,
+        share_groups: bool = False,
         templates: int | None = None,
         rebuilding: Rebuilding | None = None,
     ) -> None:
@@ -76,7 +102,9 @@ class TemplateConv(Layer, kind="template-conv"):
                 f"templates must be a whole number in [1, {sizes.outside}], all while rebuilding, got {templates}."
             )
         self.sizes, self.family, self.groups, self.rebuilding = sizes, family, groups, rebuilding
-        self.weight = nn.Parameter(torch.zeros(stored, sizes.inside, *sizes.kernel))
+        self.share_groups = share_groups
+        depth = sizes.inside // groups if share_groups else sizes.inside
+        self.weight = nn.Parameter(torch.zeros(stored, depth, *sizes.kernel))
         self.bias = nn.Parameter(torch.zeros(sizes.outside)) if sizes.bias else None
         # One flat vector: what is near one should not be drawn to zero, and optimizers' weight decay spares vectors.
         start = identity(family, sizes.kernel).expand(groups, rebuilt, *shape_of(family, sizes.kernel))
@@ -109,13 +137,16 @@ class TemplateConv(Layer, kind="template-conv"):
 
     def filters(self) -> Float[Tensor, "out in *kernel"]:
         """All filters."""
-        rows = self.template.long()
+        filters = self.templates()[self.template.long()]
         if self.transformations.numel() == 0:
-            return self.weight[rows]
-        filters = self.weight[rows]
+            return filters
         turned = self.turned.long()
         own = (turned < 0).reshape(-1, *(1,) * (filters.ndim - 1))
         return torch.where(own, filters, transformed(self.family, self._numbers()[:, turned.clamp(min=0)], filters))
+
+    def templates(self) -> Float[Tensor, "template in *kernel"]:
+        """The templates in full depth."""
+        return spread(self.weight, self.groups) if self.share_groups else self.weight
 
     def maps(self) -> Float[Tensor, "group out ..."]:
         """For every group and output the factors of its taps, flat, or the matrix of its taps."""
@@ -212,19 +243,19 @@ class TemplateConv(Layer, kind="template-conv"):
                 self.bias[rows] += fit.shift
         elif rebuilding.start != "ones" and self.family in ("scalar", "matrix"):
             closest = fitted if self.family == "scalar" else fitted_matrices
-            numbers[:, rows] = closest(current[rows], self.weight[self.template[rows].long()], self.groups)
+            numbers[:, rows] = closest(current[rows], self.templates()[self.template[rows].long()], self.groups)
 
     def _fit(self, wanted: Tensor, kept: list[int], template: list[int] | None = None) -> OutputFit:
         """Filters from the templates that are kept, by what the layer read last; by their weights where it read nothing."""
         read = white(self.sizes).to(wanted) if self._seen is None else patches(self._seen, self.sizes)
         return fitted_to_outputs(
-            read, wanted, self.weight[kept], self.groups, template=template, centred=self._seen is not None
+            read, wanted, self.templates()[kept], self.groups, template=template, centred=self._seen is not None
         )
 
     # -- in and out of a model ------------------------------------------------------------------------------------
 
     def take_over(self, host: nn.Module) -> None:
-        """Take the filters and the bias of the convolution in whose place this stands."""
+        """Take the filters, or the slices closest to them, and the bias of the convolution in whose place this stands."""
         if not isinstance(host, _ConvNd):
             raise ValueError(f"with sizes {self.sizes}, found {type(host).__name__}")  # noqa: TRY004 - see Layer.take_over
         try:
@@ -234,6 +265,9 @@ class TemplateConv(Layer, kind="template-conv"):
         if found != self.sizes:
             raise ValueError(f"with sizes {self.sizes}, found {found}")
         self.weight = host.get_parameter("weight")
+        if self.share_groups:
+            means = shared_slices(self.weight.detach(), self.groups)
+            self.weight = nn.Parameter(means, requires_grad=self.weight.requires_grad)
         self.bias = None if host.bias is None else host.get_parameter("bias")
 
     @torch.no_grad()
@@ -243,7 +277,8 @@ class TemplateConv(Layer, kind="template-conv"):
             return self
         pruned = sorted(self.pruned)
         kept = [n for n in range(self.sizes.outside) if n not in self.pruned]
-        small = TemplateConv(self.sizes, family=self.family, groups=self.groups, templates=len(kept)).to(self.weight)
+        how: dict[str, Any] = {"family": self.family, "groups": self.groups, "share_groups": self.share_groups}
+        small = TemplateConv(self.sizes, **how, templates=len(kept)).to(self.weight)
         small.weight = nn.Parameter(self.weight[kept].clone(), requires_grad=self.weight.requires_grad)
         small.transformations = nn.Parameter(
             self._numbers()[:, pruned].flatten(), requires_grad=self.transformations.requires_grad
@@ -275,7 +310,9 @@ class TemplateConv(Layer, kind="template-conv"):
         if len(small.weight) == self.sizes.outside:
             return {}
         bias = None if small.bias is None else small.bias.detach()
-        made = TwoStageConv.of(self.sizes, small.weight.detach(), small.maps().detach(), small.template.tolist(), bias)
+        made = TwoStageConv.of(
+            self.sizes, small.templates().detach(), small.maps().detach(), small.template.tolist(), bias
+        )
         forms: dict[str, nn.Module] = {"two stages": made.train(self.training)}
         if compiled and made.fuses():
             forms["two stages, fused"] = copy.deepcopy(made)
@@ -285,6 +322,8 @@ class TemplateConv(Layer, kind="template-conv"):
     def spec(self) -> Spec:
         """Sizes, family, groups, and how many templates are stored, or how they are chosen."""
         more: Spec = {"family": self.family, "groups": self.groups, "templates": len(self.weight)}
+        if self.share_groups:
+            more["share_groups"] = True
         if self.rebuilding is not None:
             more["rebuilding"] = self.rebuilding.to_json()
         return self.sizes.to_json() | more
@@ -292,11 +331,13 @@ class TemplateConv(Layer, kind="template-conv"):
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Self:
         """An empty layer of the given sizes."""
-        own = {"family", "groups", "templates", "rebuilding"}
-        sizes = ConvSizes.from_json({name: value for name, value in spec.items() if name not in own})
+        sizes = sizes_of(spec)
         rebuilding = spec.get("rebuilding")
         if rebuilding is not None and not isinstance(rebuilding, dict):
             raise ValueError(f"rebuilding must be an object, got {rebuilding!r}.")
+        share_groups = spec.get("share_groups", False)
+        if type(share_groups) is not bool:
+            raise ValueError(f"share_groups must be true or false, got {share_groups!r}.")
         for name in ("groups", "templates"):
             if type(spec.get(name)) is not int:
                 raise ValueError(f"{name} must be a whole number, got {spec.get(name)!r}.")
@@ -304,6 +345,7 @@ class TemplateConv(Layer, kind="template-conv"):
             sizes,
             family=spec.get("family", ""),
             groups=spec["groups"],
+            share_groups=share_groups,
             templates=spec["templates"],
             rebuilding=None if rebuilding is None else Rebuilding.from_json(rebuilding),
         )
@@ -312,6 +354,8 @@ class TemplateConv(Layer, kind="template-conv"):
     def summary(cls, spec: Mapping[str, Any]) -> str:
         """How many filters stay, and what the others become."""
         groups = f" for each of {spec['groups']} groups" if spec["groups"] > 1 else ""
+        if spec.get("share_groups") and groups:
+            groups += ", which share slices that start as a least-squares fit"
         rebuilding = spec.get("rebuilding")
         if rebuilding is None:
             return f"rebuild {spec['out'] - spec['templates']} of {spec['out']} filters by {spec['family']} transformations{groups}"
@@ -324,4 +368,5 @@ class TemplateConv(Layer, kind="template-conv"):
     def extra_repr(self) -> str:
         """Sizes for ``print(model)``."""
         groups = f", groups={self.groups}" if self.groups > 1 else ""
+        groups += ", shared" if self.share_groups else ""
         return f"{self.sizes}, templates={self.sizes.outside - len(self.pruned)}{groups}, family={self.family}"

@@ -6,25 +6,28 @@ from spectrim.nn.conv_sizes import ConvSizes
 from spectrim.transforms.taps import Family, shape_of
 
 
-def stored(sizes: ConvSizes, templates: int, *, groups: int = 1, family: Family = "scalar") -> int:
-    """Weights that a layer stores: templates in full depth, and a transformation for each group and rebuilt filter.
+def stored(
+    sizes: ConvSizes, templates: int, *, groups: int = 1, family: Family = "scalar", share_groups: bool = False
+) -> int:
+    """Weights that a layer stores: templates, and a transformation for each group and rebuilt filter.
 
-    With scalar factors :math:`K^2 C M + K^2 G (N - M)`; biases are not counted.
+    With scalar factors :math:`K^2 C M + K^2 G (N - M)`, and where the groups share the slices of their templates
+    :math:`K^2 (C/G) M + K^2 G (N - M)`; biases are not counted.
 
     >>> from torch import nn
     >>> stored(ConvSizes.of(nn.Conv2d(64, 128, 3)), 32, groups=2)
     20160
     """
-    return templates * sizes.inside * sizes.taps + (sizes.outside - templates) * groups * math.prod(
-        shape_of(family, sizes.kernel)
-    )
+    depth = sizes.inside // groups if share_groups else sizes.inside
+    one = groups * math.prod(shape_of(family, sizes.kernel))
+    return templates * depth * sizes.taps + (sizes.outside - templates) * one
 
 
-def stored_by_equation(sizes: ConvSizes, templates: int, *, groups: int = 1) -> int:
-    """The paper's count of the same with scalar factors, :math:`K^2 (C/G) M + K^2 G (N - M)`.
+def stored_by_equation(sizes: ConvSizes, templates: int, *, groups: int = 1, family: Family = "scalar") -> int:
+    """The paper's count of the same, with scalar factors :math:`K^2 (C/G) M + K^2 G (N - M)`.
 
-    It counts templates at the depth of one group. What the layer computes needs all of them: a network whose filters are
-    all templates would otherwise not be the network that it started from.
+    It counts templates at the depth of one group, as if all groups shared them. Only with templates of full depth is a
+    network all of whose filters are templates the network that it started from.
 
     References:
         Miles and Mikolajczyk 2023, equation 3.9 of its long version.
@@ -33,7 +36,7 @@ def stored_by_equation(sizes: ConvSizes, templates: int, *, groups: int = 1) -> 
     >>> stored_by_equation(ConvSizes.of(nn.Conv2d(64, 128, 3)), 32, groups=2)
     10944
     """
-    return templates * sizes.inside // groups * sizes.taps + (sizes.outside - templates) * groups * sizes.taps
+    return stored(sizes, templates, groups=groups, family=family, share_groups=True)
 
 
 def products(sizes: ConvSizes, templates: int, *, groups: int = 1, family: Family = "scalar") -> int:
@@ -48,5 +51,5 @@ def products(sizes: ConvSizes, templates: int, *, groups: int = 1, family: Famil
     >>> 16 * 16 * products(ConvSizes.of(nn.Conv2d(64, 128, 3)), 32, groups=2)
     5160960
     """
-    each = {"scalar": 1, "rotation": 4, "affine": 4, "matrix": sizes.taps}[family]
+    each = {"scalar": 1, "matrix": sizes.taps}.get(family, 4)
     return sizes.taps * (sizes.inside * templates + each * groups * (sizes.outside - templates))

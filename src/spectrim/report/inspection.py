@@ -151,7 +151,14 @@ class Inspection:
             sum(each) for each in zip(*((len(row.made), row.filters) for row in self.rebuilt), strict=True)
         )
         lines = [f"  {row}" for row in self.rebuilt]
-        return "\n".join([str(self.table()), "", f"{made:,} of {filters:,} filters are rebuilt from others", *lines])
+        stored, by_equation = (
+            sum(each) for each in zip(*((r.stored, r.by_equation) for r in self.rebuilt), strict=True)
+        )
+        said = (
+            f"{made:,} of {filters:,} filters are rebuilt from others; templates and transformations are {stored:,} numbers, "
+            f"{by_equation:,} by the paper's equation 3.9"
+        )
+        return "\n".join([str(self.table()), "", said, *lines])
 
     def to_json(self) -> dict[str, Any]:
         """Totals and rows."""

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from spectrim.errors import ArtifactError
 from spectrim.nn.component import components
-from spectrim.nn.reconstructed import TemplateConv
+from spectrim.nn.reconstructed import TemplateConv, sizes_of
+from spectrim.nn.template_costs import stored, stored_by_equation
 from spectrim.report.charts import Chart, drawn
 from spectrim.report.reading import at, mappings, text
 
@@ -28,6 +29,8 @@ class Rebuilt:
         groups: Groups of input channels.
         filters: How many there are.
         made: For each rebuilt filter the one that it is made from, by number of the output.
+        stored: Weights that a file holds of the layer, if known.
+        by_equation: The paper's count of the same, its equation 3.9.
     """
 
     site: str
@@ -35,6 +38,8 @@ class Rebuilt:
     groups: int
     filters: int
     made: Mapping[int, int]
+    stored: int = 0
+    by_equation: int = 0
 
     @classmethod
     def of(
@@ -60,7 +65,19 @@ class Rebuilt:
         if strange:
             raise ValueError(f"no output is the template in row {min(strange)}")
         made = {output: place[template[output]] for output, row in enumerate(turned) if row >= 0}
-        return cls(site=site, family=str(spec["family"]), groups=int(spec["groups"]), filters=len(template), made=made)
+        family, groups = spec["family"], int(spec["groups"])
+        if groups < 1:
+            raise ValueError(f"{groups} groups")
+        sizes, how = sizes_of(spec), {"groups": groups, "family": family}
+        return cls(
+            site=site,
+            family=str(family),
+            groups=groups,
+            filters=len(template),
+            made=made,
+            stored=stored(sizes, len(own), share_groups=bool(spec.get("share_groups")), **how),
+            by_equation=stored_by_equation(sizes, len(own), **how),
+        )
 
     def __str__(self) -> str:
         """One line: which filters of which.
@@ -80,7 +97,7 @@ class Rebuilt:
     def to_json(self) -> dict[str, Any]:
         """The attributes; outputs are texts, as JSON's names are."""
         made = {str(output): template for output, template in self.made.items()}
-        return {"site": self.site, "family": self.family, "groups": self.groups, "filters": self.filters, "made": made}
+        return {**vars(self), "made": made}
 
 
 def rebuilt_layers(model: nn.Module) -> tuple[Rebuilt, ...]:

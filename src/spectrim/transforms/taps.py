@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-Family: TypeAlias = Literal["scalar", "rotation", "affine", "matrix"]
+Family: TypeAlias = Literal["scalar", "rotation", "affine", "affine-moved", "matrix"]
 
-FAMILIES: tuple[Family, ...] = ("scalar", "rotation", "affine", "matrix")
-"""A factor for every tap; a rotation of the kernel about its centre; an affine map of its coordinates; any linear map of its
-taps."""
+FAMILIES: tuple[Family, ...] = ("scalar", "rotation", "affine", "affine-moved", "matrix")
+"""A factor for every tap; a rotation of the kernel about its centre; an affine map of its coordinates, which says for every tap
+where it is read; one that says where it goes; any linear map of its taps."""
 
 
 def shape_of(family: Family, kernel: tuple[int, ...]) -> tuple[int, ...]:
@@ -28,9 +28,9 @@ def shape_of(family: Family, kernel: tuple[int, ...]) -> tuple[int, ...]:
     taps = torch.Size(kernel).numel()
     if family not in FAMILIES:
         raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {family!r}.")
-    if family in ("rotation", "affine") and (len(kernel) != 2 or kernel[0] != kernel[1]):
+    if family in ("rotation", "affine", "affine-moved") and (len(kernel) != 2 or kernel[0] != kernel[1]):
         raise ValueError(f"{family} turns square kernels of two dimensions, got one of {kernel}. Use scalar or matrix.")
-    return {"scalar": kernel, "rotation": (), "affine": (2, 3), "matrix": (taps, taps)}[family]
+    return {"scalar": kernel, "rotation": (), "matrix": (taps, taps)}.get(family, (2, 3))
 
 
 def identity(family: Family, kernel: tuple[int, ...]) -> Tensor:
@@ -50,7 +50,8 @@ def matrices(family: Family, numbers: Float[Tensor, "..."], kernel: tuple[int, .
     """Each transformation as a matrix on the taps in row-major order: tap *k* of the result is row *k* times the filter.
 
     Rotations and affine maps resample the kernel bilinearly on a grid whose corners are the outer taps, with zeros outside:
-    the result at a position is the filter at the mapped position.
+    the result at a position is the filter at the mapped position. ``affine-moved`` goes the other way: each tap moves to its
+    mapped position and is spread over the taps around it, and what leaves the kernel is lost. That is the transpose.
 
     Args:
         family: Of the transformations.
@@ -65,6 +66,10 @@ def matrices(family: Family, numbers: Float[Tensor, "..."], kernel: tuple[int, .
     tensor([[3., 6., 9.],
             [2., 5., 8.],
             [1., 4., 7.]])
+    >>> (matrices("affine-moved", turn, (3, 3)) @ torch.arange(1.0, 10.0)).reshape(3, 3)
+    tensor([[7., 4., 1.],
+            [8., 5., 2.],
+            [9., 6., 3.]])
     """
     if family == "matrix":
         return numbers
@@ -81,7 +86,8 @@ def matrices(family: Family, numbers: Float[Tensor, "..."], kernel: tuple[int, .
     grid = F.affine_grid(numbers.reshape(count, 2, 3), [count, 1, side, side], align_corners=True)
     units = torch.eye(side * side, dtype=numbers.dtype, device=numbers.device).reshape(1, -1, side, side)
     sampled = F.grid_sample(units.expand(count, -1, -1, -1), grid, align_corners=True, padding_mode="zeros")
-    return sampled.flatten(2).mT.reshape(*batch, side * side, side * side)
+    rows = sampled.flatten(2) if family == "affine-moved" else sampled.flatten(2).mT
+    return rows.reshape(*batch, side * side, side * side)
 
 
 def transformed(
@@ -105,6 +111,27 @@ def transformed(
         return (grouped * numbers.transpose(0, 1).unsqueeze(2)).reshape(filters.shape)
     rows = matrices(family, numbers, kernel).transpose(0, 1)  # filter, group, tap, source
     return (grouped.flatten(3) @ rows.mT).reshape(filters.shape)
+
+
+def shared_slices(
+    filters: Float[Tensor, "filter channel *kernel"], groups: int
+) -> Float[Tensor, "filter depth *kernel"]:
+    """The slices that come closest to filters when every group of their channels has the same one: the means.
+
+    >>> shared_slices(torch.tensor([[[1.0], [2.0], [3.0], [6.0]]]), 2)
+    tensor([[[2.],
+             [4.]]])
+    """
+    return filters.reshape(len(filters), groups, -1, *filters.shape[2:]).mean(1)
+
+
+def spread(slices: Float[Tensor, "filter depth *kernel"], groups: int) -> Float[Tensor, "filter channel *kernel"]:
+    """Filters every group of whose channels has the same slice.
+
+    >>> spread(torch.tensor([[[2.0], [4.0]]]), 2).flatten()
+    tensor([2., 4., 2., 4.])
+    """
+    return slices.repeat(1, groups, *(1,) * (slices.ndim - 2))
 
 
 def fitted(
