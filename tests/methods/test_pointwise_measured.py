@@ -27,7 +27,7 @@ def network():
 
 
 def layers_of(model):
-    return st.PointwisePruning(score="output")._read(model, None, images())[0]
+    return st.PointwisePruning(score="output")._read(model, None, images()).layers
 
 
 def test_what_a_layer_loses_is_what_its_cut_changes(network):

@@ -27,7 +27,18 @@ class _Sides(nn.Module):
         return [module(x) for module, x in zip(self.each, inputs, strict=True)]
 
 
-def between(layer: nn.Module, channels: tuple[int | None, int | None]) -> nn.Module:
+class _Laid(nn.Module):
+    """The dimensions of a map in another order."""
+
+    def __init__(self, *order: int) -> None:
+        super().__init__()
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(self.order)
+
+
+def between(layer: nn.Module, channels: tuple[int | None, int | None], *, last: bool = False) -> nn.Module:
     """A layer with an activation and a depthwise convolution on either side, as in a bottleneck.
 
     A runtime lays maps out as convolutions like them. What a layer costs that wants them otherwise shows only beside convolutions.
@@ -35,6 +46,7 @@ def between(layer: nn.Module, channels: tuple[int | None, int | None]) -> nn.Mod
     Args:
         layer: Reads and writes maps on the sides that are asked for.
         channels: That it reads and writes; None for a side with nothing on it.
+        last: Whether it reads and writes maps with the channels last; what stands beside it does not.
     """
 
     def depthwise(count: int) -> nn.Module:
@@ -45,7 +57,7 @@ def between(layer: nn.Module, channels: tuple[int | None, int | None]) -> nn.Mod
 
     before, after = channels
     chain = [] if before is None else [depthwise(before), nn.ReLU6()]
-    chain += [layer]
+    chain += [_Laid(0, 2, 3, 1), layer, _Laid(0, 3, 1, 2)] if last else [layer]
     chain += [] if after is None else [nn.ReLU6(), depthwise(after)]
     return nn.Sequential(*chain)
 

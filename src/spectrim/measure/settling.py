@@ -102,11 +102,11 @@ class _Members(nn.Module):
 
 
 def _opened(groups: GroupedBandsConv2d) -> nn.Module:
-    """The convolution that was finalized into groups."""
+    """The convolution or linear layer that was finalized into groups."""
     layer = BandedPointwiseConv2d.from_spec(groups.geometry.to_json())
     source = groups.source.long()
     with torch.no_grad():
-        layer.weight[:, source.cpu()] = groups.weight.cpu().T[:, :, None, None].to(layer.weight)
+        layer.geometry.as_convolution(layer.weight)[:, source.cpu(), 0, 0] = groups.weight.cpu().T.to(layer.weight)
         if layer.bias is not None and groups.bias is not None:
             layer.bias.copy_(groups.bias)
         kept = torch.tensor([kept for size, kept in groups.groups for _ in range(size)], dtype=layer.kept.dtype)
@@ -131,7 +131,7 @@ def _flat(layer: BandedPointwiseConv2d) -> nn.Module:
     kept = layer.kept.long()
     if bool((kept == layer.geometry.frequencies).all()):
         return _dense(layer)
-    return FlatBandsConv2d.of(layer.geometry, layer.weight, layer.bias, kept)
+    return FlatBandsConv2d.of(layer.geometry, layer.geometry.as_convolution(layer.weight), layer.bias, kept)
 
 
 def _times(
@@ -153,18 +153,20 @@ def _times(
     modules: list[nn.Module] = []
     arguments: list[Tensor] = []
     for path, each in forms.items():
-        channels = inputs[path].shape[1]
+        last = isinstance(each["dense"], nn.Linear)
+        channels = inputs[path].shape[-1 if last else 1]
         out = each["dense"].get_parameter("weight").shape[0]
         for name, form in each.items():
             sides = (None if path in readers else channels, None if path in writers else out)
-            if isinstance(form, nn.Conv2d):
-                alike = (inputs[path].shape, out, form.stride, form.bias is None, sides)
+            if isinstance(form, nn.Conv2d | nn.Linear):
+                alike = (inputs[path].shape, out, getattr(form, "stride", None), form.bias is None, sides)
                 names[path, name] = plain.setdefault(alike, len(modules))
                 if names[path, name] < len(modules):
                     continue
             names[path, name] = len(modules)
-            modules.append(between(form, sides).to(inputs[path].dtype))
-            arguments.append(spectra[path] if name == "chained" and path in readers else inputs[path])
+            modules.append(between(form, sides, last=last).to(inputs[path].dtype))
+            given = spectra[path] if name == "chained" and path in readers else inputs[path]
+            arguments.append(given.movedim(-1, 1) if last else given)
     found: dict[str, dict[str, float]] = {path: {} for path in forms}
     devices = {parameter.device for parameter in model.parameters()}
     took = onnx_times(modules, arguments)

@@ -1,4 +1,4 @@
-"""A pointwise convolution that can be cut: what its bands would change, multiply and take."""
+"""A pointwise layer that can be cut: what its bands would change, multiply and take."""
 
 import math
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from spectrim.kernels.building import built
 from spectrim.measure.choice import faster
+from spectrim.methods.pointwise_hosts import Pointwise, channels_of, stride_of
 from spectrim.methods.pointwise_time import Pace, grouped_layer, ones, pace, plain_layer
 from spectrim.methods.spectra import Reading, order_of
 from spectrim.nn.blockwise import Geometry
@@ -21,7 +22,7 @@ FREE = 0.0
 
 @dataclass(frozen=True)
 class Cuttable:
-    """A convolution that can be cut: its sizes, and the squared change by what lies behind a band of 1, 2, ... coefficients."""
+    """A layer that can be cut: its sizes, and the squared change by what lies behind a band of 1, 2, ... coefficients."""
 
     channels: int
     outputs: int
@@ -32,20 +33,19 @@ class Cuttable:
     calls: int
     order: list[int]
     levels: int
+    last: bool
     rest: Float[Tensor, "in frequency"]
 
     @classmethod
-    def of(cls, conv: nn.Module, reading: Reading, order: str, levels: int) -> Self:
-        """From what was read of a convolution: ``order`` is that of a method, or ``energy``."""
-        assert isinstance(conv, nn.Conv2d)  # noqa: S101 - it was read
+    def of(cls, layer: Pointwise, reading: Reading, order: str, levels: int) -> Self:
+        """From what was read of a layer: ``order`` is that of a method, or ``energy``."""
         assert reading.worth is not None  # noqa: S101 - there is no reason against it
         positions = order_of(reading, order)
         worth = reading.worth[:, positions]
         rest = worth.flip(1).cumsum(1).flip(1).roll(-1, 1)
         rest[:, -1] = 0
-        stride = (conv.stride[0], conv.stride[1])
-        return cls(conv.in_channels, conv.out_channels, conv.bias is not None, stride, reading.block, reading.size,
-                   reading.calls, positions, levels, rest)  # fmt: skip
+        return cls(*channels_of(layer), layer.bias is not None, stride_of(layer), reading.block, reading.size,
+                   reading.calls, positions, levels, isinstance(layer, nn.Linear), rest)  # fmt: skip
 
     @property
     def frequencies(self) -> int:
@@ -99,7 +99,7 @@ class Cuttable:
     @property
     def geometry(self) -> Geometry:
         """As it stands behind the stride."""
-        return Geometry(self.channels, self.outputs, self.block, self.order, bias=self.bias)
+        return Geometry(self.channels, self.outputs, self.block, self.order, bias=self.bias, last=self.last)
 
     def pace(self) -> Pace:
         """Its seconds, measured; those of all its calls."""

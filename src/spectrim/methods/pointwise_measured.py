@@ -55,7 +55,8 @@ def _factor(model: nn.Module, path: str, layer: Cuttable, bands: Tensor, x: Tens
 
     def cut(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         seen = cast(Tensor, inputs[0]).clone()
-        seen[..., ::high, ::wide] = low.low(seen[..., ::high, ::wide]).to(seen.dtype)
+        front = seen.movedim(-1, 1) if layer.last else seen
+        front[..., ::high, ::wide] = low.low(front[..., ::high, ::wide]).to(seen.dtype)
         return (seen, *inputs[1:])
 
     handle = model.get_submodule(path).register_forward_pre_hook(cut)

@@ -11,8 +11,9 @@ from spectrim.calibration import Calibration, images_of
 from spectrim.kernels import build
 from spectrim.measure.compute import macs
 from spectrim.methods.method import Method
-from spectrim.methods.pointwise_candidates import candidates_of, check_order, reason_against
+from spectrim.methods.pointwise_candidates import candidates_of, check_codes, check_swapped, reason_against
 from spectrim.methods.pointwise_cuttable import Cuttable
+from spectrim.methods.pointwise_hosts import Pointwise, linear_layers_on_maps
 from spectrim.methods.pointwise_measured import IMAGES, corrected
 from spectrim.methods.pointwise_prices import PRICES, faster_bands, keeping, within_macs
 from spectrim.methods.pointwise_specs import Course, Weigh, spec_of
@@ -36,8 +37,23 @@ _LOSES = {
 
 
 @dataclass(frozen=True)
+class _Read:
+    """What was read of a model: the layers that can be cut; why the others cannot, empty where they can; and the first batch."""
+
+    layers: dict[str, Cuttable]
+    skipped: dict[str, str]
+    first: Tensor
+
+    def left(self) -> tuple[Skipped, ...]:
+        """Those that cannot be cut."""
+        return tuple(Skipped(path, reason) for path, reason in self.skipped.items() if reason)
+
+
+@dataclass(frozen=True)
 class PointwisePruning(Method, name="pointwise-pruning"):
     """Every 1x1 convolution sees only the low frequencies of its input, as many in each channel as that channel is worth.
+
+    A linear layer on maps with the channels last is one too.
 
     The maps are cut into blocks and each block into cosines. A channel keeps the band at which the squared change of the output, by what is
     cut, plus the price of what is kept is least; the price of a multiplication is one for all layers, found by bisection. Nothing
@@ -138,11 +154,11 @@ class PointwisePruning(Method, name="pointwise-pruning"):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
 
     def plan(self, model: nn.Module, *, where: Where = None, calibration: Calibration = None) -> Plan:
-        """One edit per convolution; see :meth:`Method.plan`.
+        """One edit per pointwise layer; see :meth:`Method.plan`.
 
         Args:
             model: To prune.
-            where: Which 1x1 convolutions.
+            where: Which 1x1 convolutions and linear layers on maps.
             calibration: Batches of images, or one tensor of them; of a batch that is a tuple the first entry is taken. A few hundred
                 images of the training set are enough.
 
@@ -152,7 +168,27 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             ValueError: There is no calibration, or the budget cannot be reached.
             DataError: The calibration is empty, holds NaN, or does not go through the model.
         """
-        layers, skipped, first = self._read(model, where, calibration)
+        return self._decided(model, self._read(model, where, calibration))
+
+    def sensitivities(
+        self, model: nn.Module, *, where: Where = None, calibration: Calibration = None
+    ) -> tuple[tuple[Sensitivity, ...], tuple[Skipped, ...]]:
+        """What each frequency is worth in each channel, with the bands of :meth:`plan`; and the layers that were not read.
+
+        Args:
+            model, where, calibration: As for :meth:`plan`, and what that raises is raised.
+        """
+        read = self._read(model, where, calibration)
+        kept = {
+            edit.path: tuple(cast(list[int], edit.spec["kept"]))
+            for edit in self._decided(model, read).edits
+            if isinstance(edit, SwapModule)
+        }
+        found = [Sensitivity(path, layer.block, layer.worth, kept.get(path)) for path, layer in read.layers.items()]
+        return tuple(found), read.left()
+
+    def _decided(self, model: nn.Module, read: _Read) -> Plan:
+        layers, first = read.layers, read.first
         target = None if self.target is None else Target.parse(self.target, _TARGETS)
         by_time = target is not None and target.quantity == "latency"
         weighed = by_time or (self.learn and self.weigh == "time")
@@ -197,46 +233,24 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             dense = macs(model, first[:1])
             bands, left = within_macs(layers, target, dense, self.pays)
             budget = Budget(target=str(target), dense=dense, left=left)
-        for path in layers.keys() - bands.keys():
-            skipped[path] = _LOSES[loses]
-        edits = edits_of(bands)
-        rows = tuple(Skipped(path, reason) for path, reason in skipped.items() if reason)
+        lost = {path: _LOSES[loses] for path in layers if path not in bands}
+        edits, rows = edits_of(bands), replace(read, skipped=read.skipped | lost).left()
         before = sum(p.numel() for p in model.parameters())
         learned = {(path in tied, tied.get(path, path)): layers[path].channels for path in bands} if self.learn else {}
         return Plan(repr(self), type(model).__name__, edits, rows, before, before + sum(learned.values()), budget)
 
-    def sensitivities(
-        self, model: nn.Module, *, where: Where = None, calibration: Calibration = None
-    ) -> tuple[tuple[Sensitivity, ...], tuple[Skipped, ...]]:
-        """What each frequency is worth in each channel, with the bands of :meth:`plan`; and the convolutions that were not read.
-
-        Args:
-            model, where, calibration: As for :meth:`plan`, and what that raises is raised.
-        """
-        batches = list(images_of(calibration, model, who="PointwisePruning"))
-        layers, skipped, _ = self._read(model, where, batches)
-        kept = {
-            edit.path: tuple(cast(list[int], edit.spec["kept"]))
-            for edit in self.plan(model, where=where, calibration=batches).edits
-            if isinstance(edit, SwapModule)
-        }
-        found = [Sensitivity(path, layer.block, layer.worth, kept.get(path)) for path, layer in layers.items()]
-        return tuple(found), tuple(Skipped(path, reason) for path, reason in skipped.items() if reason)
-
-    def _read(
-        self, model: nn.Module, where: Where, calibration: Calibration
-    ) -> tuple[dict[str, Cuttable], dict[str, str], Tensor]:
-        """The layers that can be cut; why the others cannot, empty where they can; and the first batch."""
-        candidates = candidates_of(model)
-        chosen = sites.selected(candidates, where, model=model) if candidates else set()
-        check_order(model, candidates, chosen)
+    def _read(self, model: nn.Module, where: Where, calibration: Calibration) -> _Read:
+        check_codes(model)
         batches = images_of(calibration, model, who="PointwisePruning")
         first = next(batches)
+        candidates = candidates_of(model, linear_layers_on_maps(model, first[:1]))
+        chosen = sites.selected(candidates, where, model=model) if candidates else set()
+        check_swapped(candidates, chosen)
         skipped = {site.path: reason_against(site, chosen=site.name in chosen) for site in candidates}
-        convolutions = {site.path: site.module for site in candidates if not skipped[site.path]}
+        hosts = {site.path: site.module for site in candidates if not skipped[site.path]}
         readings = read_spectra(
             model,
-            {path: conv for path, conv in convolutions.items() if isinstance(conv, nn.Conv2d)},
+            {path: host for path, host in hosts.items() if isinstance(host, Pointwise)},
             _again(first, batches),
             block=self.block,
             score="output" if self.score == "measured" else self.score,
@@ -246,18 +260,18 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             path = site.path
             if skipped[path]:
                 continue
-            reading = readings.get(path)
+            reading, host = readings.get(path), hosts[path]
             if reading is None:
                 skipped[path] = "is not called as a layer"
             elif reading.reason:
                 skipped[path] = reading.reason
             elif sites.per_site(self.keep, site) is None:
                 skipped[path] = "no pattern of keep matches"
-            else:
-                layers[path] = Cuttable.of(convolutions[path], reading, self.order, self.levels)
+            elif isinstance(host, Pointwise):
+                layers[path] = Cuttable.of(host, reading, self.order, self.levels)
         if self.score == "measured":
             layers = corrected(model, layers, first[:IMAGES])
-        return layers, skipped, first
+        return _Read(layers, skipped, first)
 
     def _course(self) -> Course:
         asked = float(self.keep) if self.target is None and isinstance(self.keep, int | float) else None

@@ -92,4 +92,6 @@ def spec_of(layer: Cuttable, bands: Tensor, order: str, learning: Learning | Non
         spec["order"] = [*layer.order] if order == "energy" else order
     if layer.stride != (1, 1):
         spec["stride"] = list(layer.stride)
+    if layer.last:
+        spec["last"] = True
     return spec if learning is None else spec | {"learning": learning.to_json()}

@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Int
@@ -65,8 +65,8 @@ def pace(geometry: Geometry, size: Sequence[int]) -> Pace:
 
 
 def plain_layer(geometry: Geometry, memory: torch.memory_format) -> nn.Module:
-    """The convolution, with ones for weights; what its stride skips is left out before it."""
-    plain = nn.utils.skip_init(nn.Conv2d, geometry.in_channels, geometry.out_channels, 1, bias=geometry.bias)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+    """The convolution or linear layer, with ones for weights."""
+    plain: Any = geometry.dense()
     with torch.no_grad():
         for parameter in plain.parameters():
             parameter.fill_(1)
@@ -82,6 +82,8 @@ def grouped_layer(geometry: Geometry, bands: Int[Tensor, "in"]) -> GroupedBandsC
 
 def ones(geometry: Geometry, size: Sequence[int], memory: torch.memory_format) -> Tensor:
     """One image of ones."""
+    if geometry.last:
+        return torch.ones(1, *size, geometry.in_channels)
     return torch.ones(1, geometry.in_channels, *size).contiguous(memory_format=memory)
 
 

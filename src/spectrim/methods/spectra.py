@@ -1,4 +1,4 @@
-"""What pointwise convolutions read, frequency by frequency, and what it is worth: all layers in one pass over the images."""
+"""What pointwise layers read, frequency by frequency, and what it is worth: all layers in one pass over the images."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from spectrim.calibration import at_a_time, see
 from spectrim.errors import DataError, UnsupportedError
+from spectrim.methods.pointwise_hosts import Pointwise, as_reads, computes_as_plain, matrix_of, plainly, size_of
 from spectrim.nn.blockwise import MAX_FREQUENCIES, covered, to_blocks
 from spectrim.surgery.channels import still
 from spectrim.transforms.scans import block_basis, scan
@@ -25,7 +26,7 @@ _CHUNK = 16
 
 @dataclass
 class Reading:
-    """What one convolution read.
+    """What one layer read.
 
     Attributes:
         size: Height and width of its maps, behind the stride.
@@ -70,23 +71,25 @@ class _Watch:
     probing: bool
     batch: int = 0
     found: dict[str, Reading] = field(default_factory=dict)
-    probes: list[tuple[Reading, nn.Conv2d, Tensor]] = field(default_factory=list)
+    probes: list[tuple[Reading, Pointwise, Tensor]] = field(default_factory=list)
 
     def before(self, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Give the convolution an input of its own, which nothing else reads or writes into."""
+        """Give the layer an input of its own, which nothing else reads or writes into."""
         return (inputs[0].clone(),) if self.probing and inputs and isinstance(inputs[0], Tensor) else None
 
-    def after(self, path: str, conv: nn.Conv2d, x: Any, y: Any) -> None:
-        """Note one call of a convolution."""
+    def after(self, path: str, layer: Pointwise, x: Any, y: Any) -> None:
+        """Note one call of a layer."""
         if not isinstance(x, Tensor) or not isinstance(y, Tensor) or x.ndim != 4:
             self.found.setdefault(path, Reading((0, 0), (1, 1))).reason = "reads something else than maps"
             return
-        size = (y.shape[-2], y.shape[-1])
+        size = size_of(layer, y)
         reading = self.found.setdefault(path, Reading(size, block_of(size, self.block)))
         if self.batch == 0:
             reading.calls += 1
-            if type(conv) is not nn.Conv2d and not _computes_as_plain(conv, x, y):
-                reading.reason = f"is a {type(conv).__name__}, which does not compute what a plain convolution does"
+            if not computes_as_plain(layer, x, y):
+                reading.reason = (
+                    f"is a {type(layer).__name__}, which does not compute what a plain {plainly(layer)} does"
+                )
         if size != reading.size:
             reading.reason = f"reads maps of {_by(reading.size)} and of {_by(size)}"
         elif min(size) < 2:
@@ -94,7 +97,7 @@ class _Watch:
         elif math.prod(reading.block) > MAX_FREQUENCIES:
             reading.reason = f"a block of {_by(reading.block)} has more than {MAX_FREQUENCIES} coefficients"
         if not reading.reason:
-            self.probes.append((reading, conv, x))
+            self.probes.append((reading, layer, x))
 
     def settle(self, model: nn.Module, output: Any, generator: torch.Generator) -> None:
         """Add what was noted while a batch ran."""
@@ -111,15 +114,14 @@ class _Watch:
             signs = [torch.randint(0, 2, each.shape, generator=generator).to(each) * 2 - 1 for each in outputs]
             total = torch.stack([(each * sign).sum() for each, sign in zip(outputs, signs, strict=True)]).sum()
             gradients = list(torch.autograd.grad(total, [x for _, _, x in probes], allow_unused=True))
-        for (reading, conv, x), gradient in zip(probes, gradients, strict=True):
-            high, wide = conv.stride
-            read = reading.spectrum(x.detach()[..., ::high, ::wide].float())
+        for (reading, layer, x), gradient in zip(probes, gradients, strict=True):
+            read = reading.spectrum(as_reads(layer, x.detach()).float())
             energy = read.square().mean(2).sum(0)
             if gradient is None:
-                weights = conv.weight.detach()[:, :, 0, 0].float().square().sum(0)
+                weights = matrix_of(layer).float().square().sum(0)
                 worth = torch.zeros_like(energy) if self.probing else energy * weights[:, None]
             else:
-                owed = reading.spectrum_of_gradient(gradient[..., ::high, ::wide].float())
+                owed = reading.spectrum_of_gradient(as_reads(layer, gradient).float())
                 worth = (read * owed).sum(2).square().sum(0)
             reading.add(energy, worth)
             reading.images += x.shape[0]
@@ -144,17 +146,17 @@ def block_of(size: tuple[int, int], block: Block) -> tuple[int, int]:
 
 def read_spectra(
     model: nn.Module,
-    convolutions: Mapping[str, nn.Conv2d],
+    layers: Mapping[str, Pointwise],
     batches: Iterable[Tensor],
     *,
     block: Block = "auto",
     score: Score = "output",
 ) -> dict[str, Reading]:
-    """Run a model over images and look at the spectra that some pointwise convolutions of it read.
+    """Run a model over images and look at the spectra that some pointwise layers of it read.
 
     Args:
         model: Runs in evaluation mode, and is as before, gradients of its parameters included.
-        convolutions: By dotted name; those that are not called as layers are left out of the result.
+        layers: By dotted name; those that are not called as layers are left out of the result.
         batches: Of images.
         block: Side of the blocks.
         score: Which change the worth of a coefficient is: ``energy`` of the layer's output, exactly; ``output`` of the model's, to first
@@ -168,14 +170,14 @@ def read_spectra(
     generator = torch.Generator().manual_seed(0)
 
     def hook(path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        def note(conv: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            assert isinstance(conv, nn.Conv2d)  # noqa: S101 - it was put on no other
-            watch.after(path, conv, inputs[0] if inputs else None, output)
+        def note(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            assert isinstance(layer, Pointwise)  # noqa: S101 - it was put on no other
+            watch.after(path, layer, inputs[0] if inputs else None, output)
 
         return note
 
-    handles = [conv.register_forward_pre_hook(watch.before) for conv in convolutions.values()]
-    handles += [conv.register_forward_hook(hook(path)) for path, conv in convolutions.items()]
+    handles = [layer.register_forward_pre_hook(watch.before) for layer in layers.values()]
+    handles += [layer.register_forward_hook(hook(path)) for path, layer in layers.items()]
     try:
         with still(model), torch.set_grad_enabled(watch.probing):
             for number, batch in enumerate(batches):
@@ -207,17 +209,6 @@ def order_of(reading: Reading, order: str) -> list[int]:
         return [int(position) for position in total.argsort(descending=True, stable=True)]
     named = {"radial": "radial", "square": "square"}.get(order, "zigzag")
     return scan(*reading.block, named)  # type: ignore[arg-type]  # one of three literals
-
-
-def _computes_as_plain(conv: nn.Conv2d, x: Tensor, y: Tensor) -> bool:
-    """Whether a subclass does on these images what its tensors say; padding of a 1x1 kernel that comes to nothing is fine."""
-    own = set(dict(conv.named_parameters())) | set(dict(conv.named_buffers()))
-    if not own <= {"weight", "bias"} or any(conv.children()):
-        return False
-    with torch.no_grad():
-        plain = nn.functional.conv2d(x, conv.weight, conv.bias, conv.stride)
-    y = y.detach()
-    return plain.shape == y.shape and torch.allclose(plain, y, rtol=1e-4, atol=1e-5 * float(y.abs().max()))
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from spectrim.nn.component import Spec
 from spectrim.transforms.scans import SCANS, Scan, scan
@@ -27,6 +27,7 @@ class Geometry:
         order: In which frequencies are kept: a name, or their positions in C order.
         stride: Of the convolution.
         bias: Whether there is one.
+        last: Whether maps have their channels last, as those that linear layers read.
 
     Raises:
         ValueError: A value is out of range.
@@ -38,6 +39,7 @@ class Geometry:
     order: str | Sequence[int] = "zigzag"
     stride: tuple[int, int] = (1, 1)
     bias: bool = True
+    last: bool = False
 
     def __post_init__(self) -> None:
         pair("block", self.block)
@@ -54,6 +56,10 @@ class Geometry:
             raise ValueError(f"order must hold each of the numbers below {self.frequencies} once, got {self.order!r}.")
         if type(self.bias) is not bool:
             raise ValueError(f"bias must be true or false, got {self.bias!r}.")
+        if type(self.last) is not bool:
+            raise ValueError(f"last must be true or false, got {self.last!r}.")
+        if self.last and self.stride != (1, 1):
+            raise ValueError(f"a layer that reads channels last has no stride, got {self.stride}.")
 
     @property
     def frequencies(self) -> int:
@@ -72,6 +78,28 @@ class Geometry:
         """What the stride leaves of a map."""
         return x if self.stride == (1, 1) else x[..., :: self.stride[0], :: self.stride[1]]
 
+    def channels_first(self, x: Tensor) -> Tensor:
+        """A map as it comes in, with its channels in front."""
+        return x.movedim(-1, -3) if self.last else x
+
+    def as_read(self, y: Tensor) -> Tensor:
+        """A map with its channels in front, laid as it goes out."""
+        return y.movedim(-3, -1).contiguous() if self.last else y
+
+    def as_convolution(self, weight: Tensor) -> Float[Tensor, "out in 1 1"]:
+        """A weight as a convolution has it."""
+        return weight[:, :, None, None] if self.last else weight
+
+    def dense(self) -> nn.Conv2d | nn.Linear:
+        """The layer that reads all coefficients, with any numbers in it."""
+        if self.last:
+            linear: nn.Linear = nn.utils.skip_init(nn.Linear, self.in_channels, self.out_channels, bias=self.bias)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+            return linear
+        conv: nn.Conv2d = nn.utils.skip_init(  # type: ignore[no-untyped-call]  # likewise
+            nn.Conv2d, self.in_channels, self.out_channels, 1, self.stride, bias=self.bias
+        )
+        return conv
+
     def to_json(self) -> Spec:
         """As it stands in plans and files; what is the default is left out."""
         spec: Spec = {"in": self.in_channels, "out": self.out_channels, "block": list(self.block), "bias": self.bias}
@@ -79,7 +107,7 @@ class Geometry:
             spec["order"] = self.order if isinstance(self.order, str) else list(self.order)
         if self.stride != (1, 1):
             spec["stride"] = list(self.stride)
-        return spec
+        return spec | {"last": True} if self.last else spec
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
@@ -88,7 +116,7 @@ class Geometry:
         Raises:
             ValueError: It is not that.
         """
-        needed, known = {"in", "out", "block", "bias"}, {"in", "out", "block", "bias", "order", "stride"}
+        needed, known = {"in", "out", "block", "bias"}, {"in", "out", "block", "bias", "order", "stride", "last"}
         if not needed <= fields.keys() <= known:
             raise ValueError(f"a banded convolution needs {sorted(needed)}, got {sorted(fields)}.")
         order, block, stride = fields.get("order", "zigzag"), fields["block"], fields.get("stride", [1, 1])
@@ -96,7 +124,8 @@ class Geometry:
             raise ValueError(  # noqa: TRY004 - a wrong type in a file is a wrong value
                 f"block, order and stride must be lists, got {block!r}, {order!r} and {stride!r}."
             )
-        return cls(fields["in"], fields["out"], pair("block", block), order, pair("stride", stride), fields["bias"])
+        sizes = fields["in"], fields["out"], pair("block", block)
+        return cls(*sizes, order, pair("stride", stride), fields["bias"], fields.get("last", False))
 
 
 def pair(name: str, sides: Sequence[int]) -> tuple[int, int]:

@@ -60,6 +60,8 @@ class FlatBandsConv2d(Layer, kind="banded-pointwise-flat"):
             raise ValueError(f"reads must be 'maps', or 'spectra' without a stride, got {reads!r}.")
         if writes != "maps" and (type(writes) is not int or not 1 <= writes <= geometry.frequencies):
             raise ValueError(f"writes must be 'maps' or at most {geometry.frequencies} coefficients, got {writes!r}.")
+        if geometry.last and (reads, writes) != ("maps", "maps"):
+            raise ValueError(f"with channels last both ends must be maps, got {reads!r} and {writes!r}.")
         self.geometry = geometry
         self.groups = groups
         self.reads, self.writes = reads, writes
@@ -109,7 +111,7 @@ class FlatBandsConv2d(Layer, kind="banded-pointwise-flat"):
             height, width = down * block[0], across * block[1]
             rows = self._sorted(x).reshape(n, self.geometry.in_channels, down * across, top)
         else:
-            x = self.geometry.strided(x)
+            x = self.geometry.strided(self.geometry.channels_first(x))
             height, width = x.shape[-2:]
             x = self._sorted(covered(x, block))
             n, down, across = x.shape[0], x.shape[-2] // block[0], x.shape[-1] // block[1]
@@ -126,8 +128,8 @@ class FlatBandsConv2d(Layer, kind="banded-pointwise-flat"):
         pixels = (total.to(self.basis.dtype) @ self.basis[: total.shape[-1]]).to(total.dtype)
         size = (down * block[0], across * block[1])
         if down * across == 1:
-            return pixels.reshape(n, -1, *size)[..., :height, :width]
-        return from_blocks(pixels, block, size)[..., :height, :width]
+            return self.geometry.as_read(pixels.reshape(n, -1, *size)[..., :height, :width])
+        return self.geometry.as_read(from_blocks(pixels, block, size)[..., :height, :width])
 
     def _sorted(self, x: Tensor) -> Tensor:
         return x if self._in_order else x.index_select(1, self.source)

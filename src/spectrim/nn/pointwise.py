@@ -39,6 +39,7 @@ class BandedPointwiseConv2d(Layer, kind="banded-pointwise"):
         kept: How many coefficients each input channel keeps, in [1, height * width of the block]; all of them if None.
         stride: Of the convolution; what it skips is left out before the transform.
         bias: Whether there is one.
+        last: Whether it is a linear layer, which reads maps with the channels last.
         learning: How ``kept`` is learned; it stays if None.
 
     Raises:
@@ -69,10 +70,13 @@ class BandedPointwiseConv2d(Layer, kind="banded-pointwise"):
         kept: Sequence[int] | None = None,
         stride: Sequence[int] = (1, 1),
         bias: bool = True,
+        last: bool = False,
         learning: Learning | None = None,
     ) -> None:
         super().__init__()
-        self.geometry = Geometry(in_channels, out_channels, pair("block", block), order, pair("stride", stride), bias)
+        self.geometry = Geometry(
+            in_channels, out_channels, pair("block", block), order, pair("stride", stride), bias, last
+        )
         self.learning = learning
         frequencies = self.geometry.frequencies
         counts = [frequencies] * in_channels if kept is None else list(kept)
@@ -80,8 +84,8 @@ class BandedPointwiseConv2d(Layer, kind="banded-pointwise"):
             raise ValueError(
                 f"kept must be {in_channels} whole numbers in [1, {frequencies}], one for each input channel, got {kept!r}."
             )
-        # Empty: the numbers are those of the convolution that it replaces, and nothing random is drawn.
-        self.weight = nn.Parameter(torch.zeros(out_channels, in_channels, 1, 1))
+        # Empty: the numbers are those of the layer that it replaces, and nothing random is drawn.
+        self.weight = nn.Parameter(torch.zeros(out_channels, in_channels, *(() if last else (1, 1))))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         # As the narrowest integers that hold them: they lie in every file of such a network.
         self.register_buffer("kept", torch.tensor(counts, dtype=torch.int16))
@@ -97,21 +101,23 @@ class BandedPointwiseConv2d(Layer, kind="banded-pointwise"):
             self.register_buffer("ramp", torch.ones(()), persistent=False)
 
     def forward(self, x: Float[Tensor, "batch in height width"]) -> Float[Tensor, "batch out above across"]:
-        """Maps of any size; ``above`` and ``across`` are those of the convolution."""
+        """Maps of any size; ``above`` and ``across`` are those of the convolution. With ``last``, channels come and go last."""
         if x.ndim == 3:
             return self.forward(x[None])[0]
+        geometry = self.geometry
         weight: Tensor = self.weight
         bias: Tensor | None = self.bias
         if self.training and self._phase == "cut-offs":
             weight, bias = weight.detach(), None if bias is None else bias.detach()
-        x = self.geometry.strided(x)
-        if self.geometry.in_channels <= self.geometry.out_channels or self.inverse_first:
-            return F.conv2d(self.low(x), weight, bias)
+        x = geometry.strided(geometry.channels_first(x))
+        if geometry.in_channels <= geometry.out_channels or self.inverse_first:
+            low = self.low(x)
+            return F.linear(low.movedim(-3, -1), weight, bias) if geometry.last else F.conv2d(low, weight, bias)
         height, width = x.shape[-2:]
         coefficients, size = self._cut(x)
-        mixed = F.conv2d(coefficients.to(x.dtype), weight)
-        y = from_blocks(self._inverse(mixed, mixed.dtype), self.geometry.block, size)[..., :height, :width]
-        return y if bias is None else y + bias.to(y.dtype)[:, None, None]
+        mixed = F.conv2d(coefficients.to(x.dtype), geometry.as_convolution(weight))
+        y = from_blocks(self._inverse(mixed, mixed.dtype), geometry.block, size)[..., :height, :width]
+        return geometry.as_read(y if bias is None else y + bias.to(y.dtype)[:, None, None])
 
     def low(self, x: Float[Tensor, "batch in height width"]) -> Float[Tensor, "batch in height width"]:
         """What the convolution sees of its input, behind the stride: the low frequencies of each channel."""
@@ -201,7 +207,7 @@ class BandedPointwiseConv2d(Layer, kind="banded-pointwise"):
                 layer.theta = first.setdefault(key, theta)
 
     def take_over(self, host: nn.Module) -> None:
-        """Take the weight and the bias of the convolution in whose place this stands."""
+        """Take the weight and the bias of the convolution or linear layer in whose place this stands."""
         expected = {"weight": tuple(self.weight.shape)}
         if self.bias is not None:
             expected["bias"] = tuple(self.bias.shape)
@@ -216,22 +222,16 @@ class BandedPointwiseConv2d(Layer, kind="banded-pointwise"):
             setattr(self, name, host.get_parameter(name))
 
     def finalized(self) -> nn.Module:
-        """Dense products over few groups of channels; the plain convolution where nothing is cut."""
+        """Dense products over few groups of channels; the plain convolution or linear layer where nothing is cut."""
         kept = self.kept.long().clamp(1, self.geometry.frequencies)
         if bool((kept == self.geometry.frequencies).all()):
-            plain: nn.Conv2d = nn.utils.skip_init(  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-                nn.Conv2d,
-                self.geometry.in_channels,
-                self.geometry.out_channels,
-                1,
-                self.geometry.stride,
-                bias=self.bias is not None,
-            )
+            plain = self.geometry.dense()
             plain.weight = nn.Parameter(self.weight.detach().clone(), requires_grad=self.weight.requires_grad)
             if self.bias is not None:
                 plain.bias = nn.Parameter(self.bias.detach().clone(), requires_grad=self.bias.requires_grad)
             return plain.train(self.training)
-        return GroupedBandsConv2d.of(self.geometry, self.weight, self.bias, kept).train(self.training)
+        weight = self.geometry.as_convolution(self.weight)
+        return GroupedBandsConv2d.of(self.geometry, weight, self.bias, kept).train(self.training)
 
     def spec(self) -> Spec:
         """Sizes, block, order, and the settings of learning, without which there is no ``theta``."""
@@ -256,6 +256,7 @@ class BandedPointwiseConv2d(Layer, kind="banded-pointwise"):
             kept=kept,
             stride=geometry.stride,
             bias=geometry.bias,
+            last=geometry.last,
             learning=None if learning is None else Learning.from_json(learning),
         )
 

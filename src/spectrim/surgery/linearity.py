@@ -90,7 +90,7 @@ def streams(model: nn.Module, inputs: Sequence[Any]) -> list[Stream]:
 def _is_pointwise(module: nn.Module) -> bool:
     if isinstance(module, nn.Conv2d):
         return module.kernel_size == (1, 1) and module.groups == 1
-    return isinstance(module, BandedPointwiseConv2d | GroupedBandsConv2d | FlatBandsConv2d)
+    return isinstance(module, BandedPointwiseConv2d | GroupedBandsConv2d | FlatBandsConv2d) and not module.geometry.last
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it unannotated
