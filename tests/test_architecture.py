@@ -47,6 +47,8 @@ CORE_FLOORS = {0, 1, 2, 3, 4}
 CORE_LIBRARIES = {"torch", "filelock", "numpy", "scipy", "safetensors", "jaxtyping"}  # filelock comes with torch
 # The page is made by a room of floor 3; its libraries are an extra and may be named inside functions only.
 LAZY_LIBRARIES = {"report": {"rich", "matplotlib", "jinja2"}, "measure": {"onnx", "onnxruntime"}}
+# Files that need a library to be defined at all; others name them inside functions only.
+ALONE = {"kernels/banded_triton.py": "triton"}
 ONLY_IN = {"accelerate": "training/", "typer": "cli/"}
 
 
@@ -111,11 +113,22 @@ def complaints(house: dict[str, str]) -> list[str]:
                 there = rest.partition(".")[0] or "__init__"
                 there = there if there in FLOOR else "__init__"  # a name of the public API
                 edges.add((here, there))
+                wrong += _wrong_file(item)
                 wrong += _wrong_direction(item, here, there)
             else:
                 wrong += _wrong_library(item, here, top)
     wrong += [f"{a} and {b} import each other" for a, b in sorted(edges) if a < b and (b, a) in edges]
     return wrong
+
+
+def _wrong_file(item: Import) -> list[str]:
+    alone = {f"spectrim.{file.removesuffix('.py').replace('/', '.')}.": library for file, library in ALONE.items()}
+    needs = next((library for name, library in alone.items() if f"{item.target}.".startswith(name)), None)
+    return (
+        [f"{item}: a file that needs {needs}, to be imported inside a function"]
+        if needs and item.at_import_time
+        else []
+    )
 
 
 def _wrong_direction(item: Import, here: str, there: str) -> list[str]:
@@ -132,6 +145,8 @@ def _wrong_library(item: Import, here: str, top: str) -> list[str]:
     if top in sys.stdlib_module_names:
         return []
     wrong = []
+    if ALONE.get(item.path.as_posix()) == top:
+        return []
     if FLOOR[here] in CORE_FLOORS and top not in CORE_LIBRARIES:
         lazy = top in LAZY_LIBRARIES.get(here, set())
         if not lazy:
@@ -168,6 +183,8 @@ def test_imports_point_down():
         ),
         ({"surgery/a.py": "import torch_pruning"}, "the core uses"),
         ({"nn/a.py": "import pandas"}, "the core uses"),
+        ({"kernels/a.py": "import triton"}, "the core uses"),
+        ({"kernels/a.py": "from spectrim.kernels.banded_triton import f"}, "a file that needs triton"),
         ({"nn/a.py": "if True:\n    from rich import table"}, "the core uses"),
         ({"report/page.py": "import matplotlib"}, "inside the function"),
         ({"cli/a.py": "import torch"}, "--help has to appear at once"),
@@ -187,6 +204,8 @@ def test_a_right_house_is_left_in_peace():
     house = {
         "nn/a.py": "import math\nimport torch\nfrom spectrim.transforms import dct\nfrom .component import Codec",
         "report/page.py": "def f():\n    import matplotlib.pyplot as plt",
+        "kernels/banded_triton.py": "import triton",
+        "kernels/a.py": "def f():\n    from spectrim.kernels.banded_triton import g",
         "methods/a.py": "from spectrim.measure import macs\nfrom spectrim.surgery.channels import groups",
         "measure/a.py": "from spectrim.surgery.sites import walk",
         "cli/a.py": "import typer\ndef f():\n    import torch\n    import spectrim as st",

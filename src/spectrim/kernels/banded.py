@@ -1,4 +1,4 @@
-"""The banded pointwise convolution in one call: plain torch everywhere, compiled on the processor once it has been built."""
+"""The banded pointwise convolution in one call: plain torch everywhere, compiled once that has been built or asked for."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,27 +8,40 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from spectrim.kernels.building import built
+from spectrim.kernels.building import built, triton_loaded
 
 _SIDES = range(2, 9)
+_ON_DEVICE = (torch.float32, torch.float16, torch.bfloat16)
+_MOST = 64
+"""Coefficients of the largest block that Triton takes."""
 
 
 class Packed(NamedTuple):
     """What the compiled form reads in place of the weight; made anew when the weight or the groups change."""
 
     kept: Int[Tensor, "in"]
-    panels: Float[Tensor, "number"]
-    """The weight in an order that depends on the processor."""
+    panels: Float[Tensor, "..."]
+    """The weight; on a processor in an order that depends on it."""
+
+
+def compiled_for(weight: Tensor) -> bool:
+    """Whether there is a compiled form for a weight, by where and what it is."""
+    if weight.is_cuda:
+        return weight.dtype in _ON_DEVICE and triton_loaded()
+    return weight.is_cpu and weight.dtype == torch.float32 and built()
 
 
 def packed(weight: Float[Tensor, "in out"], groups: Sequence[tuple[int, int]]) -> Packed | None:
     """The weight as the compiled form reads it; None where there is none for it."""
-    if weight.device.type != "cpu" or weight.dtype != torch.float32 or weight.is_meta or not built():
+    if not compiled_for(weight):
         return None
     sizes, kept = (torch.tensor(each, dtype=torch.int32) for each in zip(*groups, strict=True))
-    kernel: Any = torch.ops.spectrim.banded_pack
+    kept = kept.repeat_interleave(sizes).to(weight.device)
     with torch.no_grad():
-        return Packed(kept.repeat_interleave(sizes), kernel(weight.detach().contiguous()))
+        if weight.is_cuda:
+            return Packed(kept, weight.detach().contiguous())
+        kernel: Any = torch.ops.spectrim.banded_pack
+        return Packed(kept, kernel(weight.detach().contiguous()))
 
 
 def banded_pointwise(
@@ -58,17 +71,21 @@ def banded_pointwise(
         in_order: Whether ``source`` counts up from 0, so that nothing has to be sorted.
         panels: What :func:`packed` makes of ``weight`` and ``groups``, if that was done before; plain torch does not read it.
     """
+    sized = block[0] * block[1] <= _MOST if x.is_cuda else block[0] == block[1] and block[0] in _SIDES
     compiled = (
-        block[0] == block[1]
-        and block[0] in _SIDES
-        and x.is_cpu
-        and x.dtype == weight.dtype == torch.float32
+        sized
+        and x.device == weight.device
+        and x.dtype == weight.dtype
         and not torch.compiler.is_compiling()
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
-        and not torch.is_autocast_enabled("cpu")
-        and built()
+        and compiled_for(weight)
+        and not torch.is_autocast_enabled(x.device.type)
     )
     if compiled and (ready := panels or packed(weight, groups)) is not None:
+        if x.is_cuda:
+            from spectrim.kernels.banded_triton import banded_pointwise_triton
+
+            return banded_pointwise_triton(x, source, ready.kept, basis, ready.panels, bias, block=block)
         kernel: Any = torch.ops.spectrim.banded_pointwise.default
         from_ = None if in_order else source
         y: Tensor = kernel(x, order, ready.kept, from_, ready.panels, bias, block[0], weight.shape[1])

@@ -1,9 +1,11 @@
 """Compiling and loading the kernels for this machine: all of them together, when asked and where layers are about to be measured."""
 
 import hashlib
+import importlib
 import os
 import platform
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from spectrim.errors import first_line
 
 _SOURCES = ("banded.cpp", "banded_kernel.cpp", "two_stage.cpp")
 _OP = "banded_pointwise"  # one of those that come together
+_TRITON = "spectrim.kernels.banded_triton"
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-std=c++20")
 
 
@@ -62,6 +65,29 @@ def build(*, verbose: bool = False) -> bool:
 def built() -> bool:
     """Whether the compiled kernels are loaded in this process."""
     return hasattr(torch.ops.spectrim, _OP)
+
+
+def load_triton() -> bool:
+    """Let finalized banded convolutions run in Triton where they are on a CUDA device, from here on and in this process.
+
+    These kernels have been run in Triton's interpreter alone, and never been timed: nothing uses them that does not ask.
+
+    Returns:
+        Whether they are there now. If not, everything runs as before, in plain torch, and a warning says why.
+    """
+    try:
+        importlib.import_module(_TRITON)
+    except ModuleNotFoundError as error:
+        warnings.warn(
+            f"asked for the kernels in Triton, found no module {error.name!r}; plain torch goes on. Run: pip install triton",
+            stacklevel=2,
+        )
+    return triton_loaded()
+
+
+def triton_loaded() -> bool:
+    """Whether the kernels in Triton were asked for in this process, and are there."""
+    return _TRITON in sys.modules
 
 
 def _name(sources: list[Path]) -> str:

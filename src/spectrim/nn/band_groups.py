@@ -7,8 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from spectrim.kernels.banded import Packed, banded_pointwise, packed
-from spectrim.kernels.building import built
+from spectrim.kernels.banded import Packed, banded_pointwise, compiled_for, packed
 from spectrim.nn.blockwise import Geometry, check_groups
 from spectrim.nn.component import Layer, Spec
 from spectrim.transforms.scans import block_basis
@@ -99,15 +98,15 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
         return layer
 
     def forward(self, x: Float[Tensor, "batch in height width"]) -> Float[Tensor, "batch out above across"]:
-        """Maps of any size; ``above`` and ``across`` are those of the convolution."""
+        """Maps of any size; ``above`` and ``across`` are those of the convolution. With ``last``, channels come and go last."""
         if x.ndim == 3:
             return self.forward(x[None])[0]
         weight: Tensor = self.weight
         held = self._held_for(weight)
         # Not as attributes: torch's look-up of each takes as long as a small product.
         buffers, geometry = self._buffers, self.geometry
-        return banded_pointwise(
-            x if geometry.stride == (1, 1) else geometry.strided(x),
+        y = banded_pointwise(
+            geometry.strided(geometry.channels_first(x)),
             buffers["source"],  # type: ignore[arg-type]  # there are no others
             buffers["order"],  # type: ignore[arg-type]
             buffers["basis"],  # type: ignore[arg-type]
@@ -118,6 +117,7 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
             in_order=held is not None and held.in_order,
             panels=None if held is None else held.panels,
         )
+        return geometry.as_read(y)
 
     def _held_for(self, weight: Tensor) -> "_Held | None":
         """What is known of the weight and of the order of the channels; looked up once for each change of them."""
@@ -125,7 +125,7 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
         if torch.compiler.is_compiling() or weight.is_inference() or source.is_inference() or source.is_meta:
             return None
         held = self._held
-        if held is None or not held.fits(weight, source) or (held.panels is None and built()):
+        if held is None or not held.fits(weight, source) or (held.panels is None and compiled_for(weight)):
             there = torch.arange(self.geometry.in_channels, dtype=source.dtype, device=source.device)
             held = self._held = _Held(
                 weight.detach(),
