@@ -14,7 +14,6 @@ same class that was filled from the written artifact.
 The two cuts named ``scratch`` are the paper's table 7: the widths and channels are chosen, the weights are drawn anew.
 """
 
-import argparse
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping
@@ -32,8 +31,13 @@ from cifar import (
     cifar10,
     commit,
     inputs,
+    options,
+    plotted,
     read,
     reestimate_,
+    spread,
+    tidy,
+    told,
     trained_,
     weights,
     write,
@@ -284,7 +288,7 @@ def table(results: Mapping[str, Any]) -> str:
         for ranking in CUTS[name].rankings:
             mine = [each["accuracy"] for each in entries if each["ranking"] == ranking]
             if mine:
-                cells = [_spread([one[key] for one in mine]) for key in ("cut", "norms_reestimated", "finetuned")]
+                cells = [spread([one[key] for one in mine]) for key in ("cut", "norms_reestimated", "finetuned")]
                 cells = ["", "", cells[2]] if said["scratch"] else cells
                 lines.append(f"| `{ranking}` | {' | '.join(cells)} | {len(mine)} |")
         lines += [f"| {each['what']} | | | {each['accuracy']:.2f} | |" for each in results["published"].get(name, ())]
@@ -295,64 +299,40 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(parts) + f"\n{', '.join(hardware)}, torch {first['versions']['torch']}, commit {commits}."
 
 
-def _spread(values: list[float]) -> str:
-    mean = statistics.fmean(values)
-    return f"{mean:.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
-
-
 def draw(results: Mapping[str, Any], picture: Path) -> None:
     """The rankings of each cut side by side: every seed a dot, before and after the fine-tuning."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
     names = [name for name, said in results["cuts"].items() if not said["scratch"]
              and any(each["cut"] == name for each in results["entries"])]  # fmt: skip
-    figure, grid = plt.subplots(
-        2, len(names), figsize=(0.6 + 3.1 * len(names), 5.2), dpi=160, layout="constrained", squeeze=False, sharex="col"
-    )
     rows = (("finetuned", "fine-tuned, %"), ("norms_reestimated", "norms re-estimated,\nno training, %"))
     colours = dict.fromkeys(OURS[:3], "#0b6e99") | dict.fromkeys(OURS[3:], "0.45") | dict.fromkeys(PEERS, "#b5651d")
-    for column, name in enumerate(names):
-        said = results["cuts"][name]
-        rankings = [each for each in CUTS[name].rankings if any(
-            e["ranking"] == each and e["cut"] == name for e in results["entries"])]  # fmt: skip
-        for (key, label), axes in zip(rows, grid[:, column], strict=True):
-            for place, ranking in enumerate(rankings):
-                values = [e["accuracy"][key] for e in results["entries"] if (e["cut"], e["ranking"]) == (name, ranking)]
-                colour = colours[ranking]
-                axes.plot([place] * len(values), values, "o", color=colour, ms=4.5, alpha=0.65, mew=0)
-                axes.plot([place - 0.3, place + 0.3], [statistics.fmean(values)] * 2, color=colour, lw=2)
-            axes.set_xticks(range(len(rankings)), rankings, rotation=60, fontsize=8)
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.grid(axis="y", color="0.92")
-            axes.set_axisbelow(True)
-            axes.tick_params(axis="y", labelsize=8)
-            if column == 0:
-                axes.set_ylabel(label, fontsize=9)
-        grid[0, column].set_title(f"{name}, epochs: {said['epochs']:g}", fontsize=9, loc="left")
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(picture)
-    plt.close(figure)
+    with plotted(picture, 2, len(names), figsize=(0.6 + 3.1 * len(names), 5.2), sharex="col") as grid:
+        for column, name in enumerate(names):
+            said = results["cuts"][name]
+            rankings = [each for each in CUTS[name].rankings if any(
+                e["ranking"] == each and e["cut"] == name for e in results["entries"])]  # fmt: skip
+            for (key, label), axes in zip(rows, grid[:, column], strict=True):
+                for place, ranking in enumerate(rankings):
+                    values = [
+                        e["accuracy"][key] for e in results["entries"] if (e["cut"], e["ranking"]) == (name, ranking)
+                    ]
+                    colour = colours[ranking]
+                    axes.plot([place] * len(values), values, "o", color=colour, ms=4.5, alpha=0.65, mew=0)
+                    axes.plot([place - 0.3, place + 0.3], [statistics.fmean(values)] * 2, color=colour, lw=2)
+                axes.set_xticks(range(len(rankings)), rankings, rotation=60, fontsize=8)
+                tidy(axes, grid="y")
+                if column == 0:
+                    axes.set_ylabel(label, fontsize=9)
+            grid[0, column].set_title(f"{name}, epochs: {said['epochs']:g}", fontsize=9, loc="left")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser = options(str(__doc__), RESULTS, seeds="in place of each cut's own", epochs="in place of each cut's own")
     parser.add_argument("--picture", type=Path, default=PICTURE)
     parser.add_argument("--cut", nargs="+", choices=list(CUTS), default=list(CUTS))
-    parser.add_argument("--seeds", type=int, nargs="+", help="in place of each cut's own")
-    parser.add_argument("--epochs", type=float, help="in place of each cut's own")
-    parser.add_argument("--draw", action="store_true", help="tables and plot from the file; nothing is trained")
     given = parser.parse_args(arguments)
     results = read(given.out) if given.draw else run(given.out, given.cut, given.seeds, given.epochs)
-    if results is None:
-        raise SystemExit(f"{given.out} does not exist. Run without --draw first.")
-    print(table(results))
-    draw(results, given.picture)
-    return 0
+    return told(results, given.out, table=table, draw=draw, picture=given.picture)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""Training and testing small networks on CIFAR-10: what the benchmarks on its images share."""
+"""Training and testing small networks on CIFAR-10: what the benchmarks on its images share, their options and pictures included."""
 
+import argparse
 import json
 import math
+import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -221,3 +224,68 @@ def write(path: Path, results: dict[str, Any]) -> None:
     part = path.with_suffix(".part")
     part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     part.replace(path)
+
+
+# -- for people -------------------------------------------------------------------------------------------------------
+
+
+def options(doc: str, out: Path, *, seeds: str, epochs: str | None = None) -> argparse.ArgumentParser:
+    """The options that all these programs have.
+
+    Args:
+        doc: Of the program; its first line says what it is.
+        out: Where results go if nothing else is said.
+        seeds, epochs: What those options stand in place of; None for a program without epochs.
+    """
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=out)
+    parser.add_argument("--seeds", type=int, nargs="+", help=seeds)
+    if epochs is not None:
+        parser.add_argument("--epochs", type=float, help=epochs)
+    parser.add_argument("--draw", action="store_true", help="table and plot from the file; nothing is trained")
+    return parser
+
+
+def told(
+    results: dict[str, Any] | None,
+    out: Path,
+    *,
+    table: Callable[[Mapping[str, Any]], str],
+    draw: Callable[[Mapping[str, Any], Path], None],
+    picture: Path,
+) -> int:
+    """How such a program ends: with the table on the screen and the plot in a file."""
+    if results is None:
+        raise SystemExit(f"{out} does not exist. Run without --draw first.")
+    print(table(results))
+    draw(results, picture)
+    return 0
+
+
+def spread(values: Sequence[float], how: str = ".2f") -> str:
+    """The mean over the seeds, and the deviation where there are several."""
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return format(statistics.fmean(values), how) + deviation
+
+
+@contextmanager
+def plotted(picture: Path, rows: int, columns: int, **how: Any) -> Iterator[Any]:
+    """Axes in a grid, which are a picture after the block; no window is opened."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, grid = plt.subplots(rows, columns, dpi=160, layout="constrained", squeeze=False, **how)
+    yield grid
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(picture)
+    plt.close(figure)
+
+
+def tidy(axes: Any, *, grid: str = "both") -> None:
+    """Axes without a frame, with a faint grid behind what is drawn."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid, color="0.92")
+    axes.set_axisbelow(True)
+    axes.tick_params(axis=grid, labelsize=8)

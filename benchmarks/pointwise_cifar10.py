@@ -10,7 +10,6 @@ for the same number of steps. Results are written after every run, finished runs
 checkpoint. Networks go to runs/pointwise_cifar10.
 """
 
-import argparse
 import copy
 import itertools
 import statistics
@@ -20,7 +19,25 @@ from typing import Any
 
 import rounds
 import torch
-from cifar import ROOT, STD, Clock, Images, Plan, accuracy, cifar10, commit, inputs, read, trained_, write
+from cifar import (
+    ROOT,
+    STD,
+    Clock,
+    Images,
+    Plan,
+    accuracy,
+    cifar10,
+    commit,
+    inputs,
+    options,
+    plotted,
+    read,
+    spread,
+    tidy,
+    told,
+    trained_,
+    write,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -369,8 +386,8 @@ def table(results: Mapping[str, Any]) -> str:
             name,
             *(f"{each:.3f}" for each in macs),
             *(f"{times[name, *each]:.2f}" if (name, *each) in times else "–" for each in settings),
-            _spread(accuracies, ".2f"),
-            _spread(apart, "+.2f") if name != "dense" else "",
+            spread(accuracies),
+            spread(apart, "+.2f") if name != "dense" else "",
             str(len(entries)),
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -383,18 +400,8 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n\n" + note
 
 
-def _spread(values: list[float], how: str) -> str:
-    mean = format(statistics.fmean(values), how)
-    return mean + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
-
-
 def draw(results: Mapping[str, Any], picture: Path) -> None:
     """Accuracy against operations, and against the time of the largest batch that was timed; every seed a dot."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
     batch = max((each["batch"] for each in results["times"] if each["threads"] == 1), default=None)
     times = {each["arm"]: each["time"] for each in results["times"] if (each["batch"], each["threads"]) == (batch, 1)}
     gathered = _gathered(results)
@@ -403,66 +410,52 @@ def draw(results: Mapping[str, Any], picture: Path) -> None:
         "dense": ("0.35", "s"), "energy": ("0.6", "o"), "output": ("#7a9e3a", "o"), "uniform": ("#0b6e99", "o"),
         "learned": ("#7b3294", "o"), "width": ("#b5651d", "^"), "pixels": ("#c2a000", "v"),
     }  # fmt: skip
-    figure, grid = plt.subplots(
-        1, 2 if times else 1, figsize=(9.4 if times else 5, 4), dpi=160, layout="constrained", squeeze=False
-    )
-    for axes, clock in zip(grid[0], (False, True), strict=False):
-        for family, (colour, mark) in families.items():
-            for tuned in (False, True):
-                points = []
-                for name, entries in gathered.items():
-                    if family not in name or name.endswith("tuned") != tuned or (clock and name not in times):
-                        continue
-                    for each in entries:
-                        less = times[name] if clock else each["macs"] / dense[each["seed"]]["macs"]
-                        points.append((less, each["accuracy"] - dense[each["seed"]]["accuracy"]))
-                if points:
-                    fill = colour if tuned else "none"
-                    axes.plot(
-                        *zip(*sorted(points), strict=True), mark, color=colour, mfc=fill, ms=5, lw=0,
-                        label=f"{family}, tuned" if tuned else family,
-                    )  # fmt: skip
-        axes.axhline(0, color="0.8", lw=0.8, zorder=0)
-        axes.set_ylim(bottom=max(-12, axes.get_ylim()[0]))
-        axes.set_xlabel(
-            f"time of {batch} images, dense = 1" if clock else "multiplications with transforms, dense = 1", fontsize=9
-        )
-        axes.set_ylabel("points above the dense network", fontsize=9)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="0.93")
-        axes.set_axisbelow(True)
-        axes.tick_params(labelsize=8)
-    grid[0][0].legend(frameon=False, fontsize=7, ncols=2)
-    grid[0][0].set_title("MobileNetV2 on CIFAR-10", fontsize=9, loc="left")
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(picture)
-    plt.close(figure)
+    with plotted(picture, 1, 2 if times else 1, figsize=(9.4 if times else 5, 4)) as grid:
+        for axes, clock in zip(grid[0], (False, True), strict=False):
+            for family, (colour, mark) in families.items():
+                for tuned in (False, True):
+                    points = []
+                    for name, entries in gathered.items():
+                        if family not in name or name.endswith("tuned") != tuned or (clock and name not in times):
+                            continue
+                        for each in entries:
+                            less = times[name] if clock else each["macs"] / dense[each["seed"]]["macs"]
+                            points.append((less, each["accuracy"] - dense[each["seed"]]["accuracy"]))
+                    if points:
+                        fill = colour if tuned else "none"
+                        axes.plot(
+                            *zip(*sorted(points), strict=True), mark, color=colour, mfc=fill, ms=5, lw=0,
+                            label=f"{family}, tuned" if tuned else family,
+                        )  # fmt: skip
+            axes.axhline(0, color="0.8", lw=0.8, zorder=0)
+            axes.set_ylim(bottom=max(-12, axes.get_ylim()[0]))
+            axes.set_xlabel(
+                f"time of {batch} images, dense = 1" if clock else "multiplications with transforms, dense = 1",
+                fontsize=9,
+            )
+            axes.set_ylabel("points above the dense network", fontsize=9)
+            tidy(axes)
+        grid[0][0].legend(frameon=False, fontsize=7, ncols=2)
+        grid[0][0].set_title("MobileNetV2 on CIFAR-10", fontsize=9, loc="left")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser = options(str(__doc__), RESULTS, seeds="in place of 0 1 2")
     parser.add_argument("--picture", type=Path, default=PICTURE)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=list(ARMS), help="in place of all arms")
     parser.add_argument("--time", action="store_true", help="measure the networks that are there")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--draw", action="store_true", help="table and plot from the file; nothing is trained")
     given = parser.parse_args(arguments)
     if given.draw:
         results = read(given.out)
     elif given.time:
         results = clocked(given.out, given.batch, given.rounds, given.threads)
     else:
-        results = run(given.out, given.seeds, given.only)
-    if results is None:
-        raise SystemExit(f"{given.out} does not exist. Run without --draw first.")
-    print(table(results))
-    draw(results, given.picture)
-    return 0
+        results = run(given.out, given.seeds or [0, 1, 2], given.only)
+    return told(results, given.out, table=table, draw=draw, picture=given.picture)
 
 
 if __name__ == "__main__":

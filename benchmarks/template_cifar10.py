@@ -15,7 +15,6 @@ weights on them; so at the same multiply-accumulates it keeps more filters than 
 what is left is fitted anew at every stage, in closed form, to what the layers wrote before it.
 """
 
-import argparse
 import fnmatch
 import statistics
 import tempfile
@@ -25,7 +24,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cifar import ROOT, Clock, Images, Plan, accuracy, cifar10, commit, inputs, read, trained_, weights, write
+from cifar import (
+    ROOT,
+    Clock,
+    Images,
+    Plan,
+    accuracy,
+    cifar10,
+    commit,
+    inputs,
+    options,
+    plotted,
+    read,
+    spread,
+    tidy,
+    told,
+    trained_,
+    weights,
+    write,
+)
 from pruned_refit import due, plain, refit_
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -325,11 +342,10 @@ def table(results: Mapping[str, Any]) -> str:
             for key in ("macs", "parameters", "parameters_by_equation")
         ]
         accuracies = [each["accuracy"] for each in mine]
-        spread = f" ± {statistics.stdev(accuracies):.2f}" if len(mine) > 1 else ""
         by_equation = "–" if mine[0]["control"] else f"{less[2]:.1f}"
         lines.append(
             f"| `{name}` | {mine[0]['epochs']:g} | {less[0]:.1f} | {less[1]:.1f} | {by_equation} | "
-            f"{statistics.fmean(accuracies):.2f}{spread} | {len(mine)} |"
+            f"{spread(accuracies)} | {len(mine)} |"
         )
     lines += [
         f"| {each['network']}, {each['what']}, as published | 300 | {each['less_macs']:.1f} | | | {each['accuracy']:.2f} | |"
@@ -346,103 +362,76 @@ def table(results: Mapping[str, Any]) -> str:
 
 def draw(results: Mapping[str, Any], picture: Path) -> None:
     """Accuracy against multiply-accumulates, and the ways to reach one budget side by side; every seed is a dot."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
     entries = results["entries"]
     names = [name for name in NETWORKS if any(each["network"] == name for each in entries)]
-    figure, grid = plt.subplots(
-        len(names),
-        2,
-        figsize=(9.2, 3.7 * len(names)),
-        dpi=160,
-        layout="constrained",
-        squeeze=False,
-        width_ratios=(1.15, 1),
-    )
-    for name, (curve, ways) in zip(names, grid, strict=True):
-        mine = [each for each in entries if each["network"] == name and each["epochs"] == EPOCHS[name]]
-        dense = results["dense"][name]
-        usual = [each for each in mine if not (each["settings"] or each["distillation"] or each.get("refit"))]
-        for label, mine_, colour in (
-            ("rebuilt from outputs", [each for each in mine if each["settings"] == OUTPUTS], "#3a8f4d"),
-            ("rebuilt", [each for each in usual if not each["control"]], "#0b6e99"),
-            ("pruned", [each for each in usual if each["control"]], "#b5651d"),
-        ):
-            budgets = [
-                [
-                    (100 * (1 - each["macs"] / dense["macs"]), each["accuracy"])
-                    for each in mine_
-                    if each["less_macs"] == less
+    with plotted(picture, len(names), 2, figsize=(9.2, 3.7 * len(names)), width_ratios=(1.15, 1)) as grid:
+        for name, (curve, ways) in zip(names, grid, strict=True):
+            mine = [each for each in entries if each["network"] == name and each["epochs"] == EPOCHS[name]]
+            dense = results["dense"][name]
+            usual = [each for each in mine if not (each["settings"] or each["distillation"] or each.get("refit"))]
+            for label, mine_, colour in (
+                ("rebuilt from outputs", [each for each in mine if each["settings"] == OUTPUTS], "#3a8f4d"),
+                ("rebuilt", [each for each in usual if not each["control"]], "#0b6e99"),
+                ("pruned", [each for each in usual if each["control"]], "#b5651d"),
+            ):
+                budgets = [
+                    [
+                        (100 * (1 - each["macs"] / dense["macs"]), each["accuracy"])
+                        for each in mine_
+                        if each["less_macs"] == less
+                    ]
+                    for less in sorted({each["less_macs"] for each in mine_} - {0})
                 ]
-                for less in sorted({each["less_macs"] for each in mine_} - {0})
-            ]
-            if budgets:
-                means = [[statistics.fmean(axis) for axis in zip(*points, strict=True)] for points in budgets]
-                curve.plot(*zip(*means, strict=True), color=colour, lw=1.3)
-                every = [point for points in budgets for point in points]
-                name_ = f"{label}, {EPOCHS[name]:g} epochs"
-                curve.plot(*zip(*every, strict=True), "o", color=colour, ms=5, label=name_)
-        curve.axhline(dense["accuracy"], color="0.45", lw=1, ls=":", label="pretrained, dense")
-        published = [(each["less_macs"], each["accuracy"]) for each in results["published"] if each["less_macs"]]
-        curve.plot(
-            *zip(*published, strict=True),
-            "s--",
-            color="0.55",
-            mfc="none",
-            ms=4.5,
-            lw=1,
-            label="ResNet-56 as published, 300 epochs",
-        )
-        curve.set_xlabel("fewer multiply-accumulates, %", fontsize=9)
-        curve.set_ylabel("accuracy, %", fontsize=9)
-        curve.set_title(f"{name}, CIFAR-10", fontsize=9, loc="left")
-        low, high = curve.get_ylim()
-        curve.set_ylim(low - 0.45 * (high - low), high)  # room for the legend
-        curve.legend(frameon=False, fontsize=8, loc="lower left")
-        arms = {}
-        for each in mine:
-            if each["less_macs"] == 48:
-                arms.setdefault(each["arm"].removeprefix(f"{name}-48-"), []).append(each["accuracy"])
-        ranked = sorted(arms, key=lambda arm: statistics.fmean(arms[arm]))
-        for place, arm in enumerate(ranked):
-            ways.plot(
-                arms[arm],
-                [place] * len(arms[arm]),
-                "o",
-                ms=5.5,
-                color="#b5651d" if arm.startswith("pruned") else "#0b6e99",
+                if budgets:
+                    means = [[statistics.fmean(axis) for axis in zip(*points, strict=True)] for points in budgets]
+                    curve.plot(*zip(*means, strict=True), color=colour, lw=1.3)
+                    every = [point for points in budgets for point in points]
+                    name_ = f"{label}, {EPOCHS[name]:g} epochs"
+                    curve.plot(*zip(*every, strict=True), "o", color=colour, ms=5, label=name_)
+            curve.axhline(dense["accuracy"], color="0.45", lw=1, ls=":", label="pretrained, dense")
+            published = [(each["less_macs"], each["accuracy"]) for each in results["published"] if each["less_macs"]]
+            curve.plot(
+                *zip(*published, strict=True),
+                "s--",
+                color="0.55",
+                mfc="none",
+                ms=4.5,
+                lw=1,
+                label="ResNet-56 as published, 300 epochs",
             )
-        ways.set_yticks(range(len(ranked)), ranked)
-        ways.set_xlabel("accuracy, %", fontsize=9)
-        ways.set_title("at 48 % fewer", fontsize=9, loc="left")
-        for axes in (curve, ways):
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.grid(color="0.92")
-            axes.set_axisbelow(True)
-            axes.tick_params(labelsize=8)
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(picture)
-    plt.close(figure)
+            curve.set_xlabel("fewer multiply-accumulates, %", fontsize=9)
+            curve.set_ylabel("accuracy, %", fontsize=9)
+            curve.set_title(f"{name}, CIFAR-10", fontsize=9, loc="left")
+            low, high = curve.get_ylim()
+            curve.set_ylim(low - 0.45 * (high - low), high)  # room for the legend
+            curve.legend(frameon=False, fontsize=8, loc="lower left")
+            arms = {}
+            for each in mine:
+                if each["less_macs"] == 48:
+                    arms.setdefault(each["arm"].removeprefix(f"{name}-48-"), []).append(each["accuracy"])
+            ranked = sorted(arms, key=lambda arm: statistics.fmean(arms[arm]))
+            for place, arm in enumerate(ranked):
+                ways.plot(
+                    arms[arm],
+                    [place] * len(arms[arm]),
+                    "o",
+                    ms=5.5,
+                    color="#b5651d" if arm.startswith("pruned") else "#0b6e99",
+                )
+            ways.set_yticks(range(len(ranked)), ranked)
+            ways.set_xlabel("accuracy, %", fontsize=9)
+            ways.set_title("at 48 % fewer", fontsize=9, loc="left")
+            for axes in (curve, ways):
+                tidy(axes)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser = options(str(__doc__), RESULTS, seeds="in place of each arm's own", epochs="in place of each network's own")
     parser.add_argument("--only", default="*", help="arms by name, a glob")
-    parser.add_argument("--seeds", type=int, nargs="+", help="in place of each arm's own")
-    parser.add_argument("--epochs", type=float, help="in place of each network's own")
-    parser.add_argument("--draw", action="store_true", help="table and plot from the file; nothing is trained")
     given = parser.parse_args(arguments)
     results = read(given.out) if given.draw else run(given.out, given.only, given.seeds, given.epochs)
-    if results is None:
-        raise SystemExit(f"{given.out} does not exist. Run without --draw first.")
-    print(table(results))
-    draw(results, PICTURE)
-    return 0
+    return told(results, given.out, table=table, draw=draw, picture=PICTURE)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,213 @@
+"""The programs that train small networks, and those of the pointwise benchmarks, without a step of training: arms, tables, options, pictures."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import spectrim as st
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def program():
+    """A program of the folder by its name; they import each other by name."""
+    if str(FOLDER) not in sys.path:
+        sys.path.append(str(FOLDER))
+    return importlib.import_module
+
+
+def entry(arm, seed, accuracy, macs=100, **more):
+    facts = {"hardware": {"cpu": "a processor"}, "versions": {"torch": "2"}, "commit": "0123456789abcdef"}
+    return {
+        "arm": arm,
+        "seed": seed,
+        "accuracy": accuracy,
+        "macs": macs,
+        "macs_without_transforms": macs,
+        **facts,
+        **more,
+    }
+
+
+def document():
+    return {
+        "about": "About it.",
+        "entries": [
+            entry("dense", 0, 80.0),
+            entry("dense", 1, 82.0),
+            entry("output .5", 0, 79.0, macs=60),
+            entry("output .5", 1, 80.0, macs=60),
+            entry("width .85, tuned", 0, 81.0, macs=70),
+        ],
+        "times": [{"arm": "output .5", "batch": 8, "threads": 2, "time": 0.75, "commit": "fedcba"}],
+    }
+
+
+# -- small images -----------------------------------------------------------------------------------------------------
+
+
+def test_every_arm_on_small_images_is_one_that_can_be_run(program, tmp_path, monkeypatch):
+    cifar10 = program("pointwise_cifar10")
+    monkeypatch.setattr(cifar10, "RUNS", tmp_path)
+    families = ("dense", "energy", "output", "uniform", "learned", "width", "pixels")
+    for name, arm in cifar10.ARMS.items():
+        assert sum(family in name for family in families) == 1, f"{name} is drawn once"
+        assert name.endswith(", tuned") == arm.get("tune", False)
+        settings = {key: value for key, value in arm.items() if key not in ("kind", "tune")}
+        if arm["kind"] == "bands":
+            assert st.PointwisePruning(**settings).learn == name.startswith("learned")
+        elif arm["kind"] == "width":
+            assert st.CFDP(**settings).keep == arm["keep"]
+        else:
+            assert settings.keys() <= {"side"}
+    assert len(cifar10.ARMS) >= cifar10.FIRST
+    assert len({cifar10.place(name, seed) for name in cifar10.ARMS for seed in range(3)}) == 3 * len(cifar10.ARMS)
+
+
+def test_the_table_of_small_images_compares_seed_by_seed(program):
+    rows = program("pointwise_cifar10").table(document()).splitlines()
+    assert "time, batch 8, 2 threads" in rows[0]
+    assert rows[2:5] == [
+        "| dense | 1.000 | 1.000 | – | 81.00 ± 1.41 |  | 2 |",
+        "| width .85, tuned | 0.700 | 0.700 | – | 81.00 | +1.00 | 1 |",
+        "| output .5 | 0.600 | 0.600 | 0.75 | 79.50 ± 0.71 | -1.50 ± 0.71 | 2 |",
+    ]
+    assert "commits 0123456789ab, fedcba;" in rows[-1]
+
+
+@pytest.mark.parametrize("name", ["pointwise_cifar10", "cfdp_cifar10", "template_cifar10"])
+def test_without_a_file_there_is_nothing_to_draw(program, name, tmp_path):
+    with pytest.raises(SystemExit, match=r"none\.json does not exist\. Run without --draw first"):
+        program(name).main(["--draw", "--out", str(tmp_path / "none.json")])
+
+
+@pytest.mark.parametrize(
+    ("name", "stray"),
+    [
+        ("pointwise_cifar10", ["--only", "everything"]),
+        ("pointwise_cifar10", ["--epochs", "3"]),
+        ("cfdp_cifar10", ["--cut", "everything"]),
+        ("template_cifar10", ["--seeds", "first"]),
+    ],
+)
+def test_what_a_program_does_not_know_ends_it(program, name, stray, capsys):
+    with pytest.raises(SystemExit) as ended:
+        program(name).main([*stray, "--draw"])
+    assert ended.value.code == 2
+    assert stray[1] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["pointwise_cifar10", "cfdp_cifar10", "template_cifar10"])
+def test_a_picture_is_drawn_from_the_file_alone(program, name, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("matplotlib")
+    module = program(name)
+    monkeypatch.setattr(module, "PICTURE", tmp_path / "deep" / "picture.png")
+    more = [] if name == "template_cifar10" else ["--picture", str(module.PICTURE)]
+    assert module.main(["--draw", *more]) == 0
+    assert module.PICTURE.stat().st_size > 10_000
+    assert capsys.readouterr().out == module.table(module.read(module.RESULTS)) + "\n"
+
+
+def test_a_mean_of_one_has_no_deviation(program):
+    spread = program("cifar").spread
+    assert (spread([1.0]), spread([1.0, 2.0], "+.1f")) == ("1.00", "+1.5 ± 0.71")
+
+
+# -- peers ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_tuned_peer_begins_where_another_one_is(program):
+    peers, learned = program("pointwise_peers"), program("pointwise_learned")
+    assert peers.ARMS.keys().isdisjoint(learned.ARMS), "both write into one file"
+    for name, arm in peers.ARMS.items():
+        assert name.endswith(", tuned") == arm.get("tune", False)
+        assert ("width" in arm) != ("side" in arm)
+        begins = name.removesuffix(", tuned")
+        assert peers.ARMS[begins] | {"tune": True} == arm | {"tune": True}
+        assert [*peers.ARMS].index(begins) <= [*peers.ARMS].index(name)
+
+
+def test_peers_cut_layers_that_the_network_has(program):
+    peers = program("pointwise_peers")
+    with torch.device("meta"):
+        known = dict(torchvision.models.mobilenet_v2().named_modules())
+    assert all(isinstance(known[name], nn.Conv2d) for name in peers.INNER)
+    assert peers.Smaller(nn.Identity(), 5)(torch.rand(2, 3, 8, 8)).shape == (2, 3, 5, 5)
+
+
+def test_a_row_of_a_peer_leaves_the_others_in_the_file(program, tmp_path, monkeypatch):
+    peers = program("pointwise_peers")
+    there, written = tmp_path / "learned.json", {}
+    there.write_text(
+        '{"rows": [{"name": "a", "x": 1}, {"name": "b"}], "seed": 3, "search": [], "images": 1, "sample": 2, "views": 4}'
+    )
+    monkeypatch.setattr(
+        peers.rounds,
+        "write",
+        lambda name, rows, *, seed, **more: written.update(name=name, rows=rows, seed=seed, **more),
+    )
+    peers.write(there, {"name": "a", "x": 2})
+    assert written == {
+        "name": "pointwise_learned", "rows": [{"name": "a", "x": 2}, {"name": "b"}], "seed": 3,
+        "search": [], "images": 1, "sample": 2, "views": 4,
+    }  # fmt: skip
+
+
+# -- other networks ---------------------------------------------------------------------------------------------------
+
+
+def row(network, **more):
+    return {
+        "network": network, "keep": 0.5, "without": "", "note": "", "pointwise": 3, "cut": 2, "left": {"has 2 groups": 1},
+        "macs": 200, "macs_without_transforms": 100, "macs_with": 120, "dense": {"cpu_ms": 12.34}, "time": 0.75,
+        "time_median": 0.8, "commit": "abc",
+    } | more  # fmt: skip
+
+
+def test_the_table_of_networks_marks_those_without_weights(program):
+    seen = {"images": 1300, "top1_dense": 70.0, "top1": 69.0, "points": -1.0, "interval": 0.5, "agreement": 98.76}
+    rows = [row("One", **seen), row("Two", without="none to be had", note="a note")]
+    told = {
+        "hardware": {"cpu": "a processor"},
+        "versions": {"torch": "2"},
+        "rounds": 40,
+        "rows": rows,
+        "calibration": 32,
+    }
+    lines = program("pointwise_networks").table(told).splitlines()
+    numbers = "0.5 | 2 of 3 | 0.500 | 0.600 | 12.3 | 0.750 / 0.800"
+    assert lines[2] == f"| One | {numbers} | 69.00 | -1.00 (-1.50 to -0.50) | 98.8 |"
+    assert lines[3] == f"| Two* | {numbers} |  |  |  |"
+    assert "Two: a note" in lines[-1]
+    assert "has 2 groups (One, Two)" in lines[-1]
+
+
+def test_networks_are_prepared_and_folded_without_changing_what_they_compute(program):
+    networks = program("pointwise_networks")
+    assert set(networks.OTHERS) <= set(networks.KEEPS), "rows are written in the order of these"
+    pixels = torch.randint(0, 256, (2, 6, 5, 3), dtype=torch.uint8)
+    x = networks.NETWORKS["EfficientNet-Lite0"].prepared(pixels)
+    assert x.shape == (2, 3, 6, 5)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(x[0, :, 0, 0], pixels[0, 0, 0] / 127.5 - 1, atol=1e-6, rtol=1e-6)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Sequential(nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2))
+    )
+    net(torch.rand(8, 3, 6, 5) * 3)
+    expected = net.eval()(x)
+    networks.fold(net)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+    torch.testing.assert_close(net(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_network_that_is_not_there_ends_the_program(program, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["pointwise_networks.py", "--only", "AlexNet"])
+    with pytest.raises(SystemExit):
+        program("pointwise_networks").main()
+    assert "invalid choice: 'AlexNet'" in capsys.readouterr().err
