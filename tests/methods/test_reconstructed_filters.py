@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 import spectrim as st
 from spectrim.measure.choice import Choice
@@ -286,6 +287,72 @@ def test_what_is_still_to_be_rebuilt_is_not_coded():
     plan = st.plan(model, st.FrequencyRegularization(keep=0.1))
     reasons = {row.site: row.reason for row in plan.skipped}
     assert "still to be rebuilt" in reasons["layer1.0.conv1.weight"]
+
+
+def live(**settings: object) -> nn.Module:
+    """A network whose filters have just been rebuilt, in training mode."""
+    torch.manual_seed(0)
+    model = st.compress_(resnet20(), st.ReconstructedFilters(keep=0.6, stages=2, **settings))
+    st.anneal_(model, 0.4)
+    st.anneal_(model, 1.0)
+    return model
+
+
+@pytest.mark.parametrize("share_groups", [False, True])
+def test_templates_are_coded_as_soon_as_the_last_filter_is_rebuilt_without_a_file_between(share_groups, tmp_path):
+    images = torch.rand(2, 3, 32, 32)
+    model = live(share_groups=share_groups)
+    st.save(model, tmp_path / "first.safetensors", dtype=torch.float32)
+    through = st.load_(resnet20(), tmp_path / "first.safetensors", decode=False).train()
+    before = copy.deepcopy(model).eval()(images)
+    method = st.FrequencyRegularization(keep=0.3, floor=8)
+    plan = st.plan(model, method)
+    assert [each.to_json() for each in plan.edits] == [each.to_json() for each in st.plan(through, method).edits]
+    assert plan.after == st.plan(through, method).after
+    assert plan.before == sum(each.numel() for each in model.parameters())  # filters out of use are still there
+    for network in (model, through):
+        st.compress_(network, method)
+    assert model.layer1[0].conv1.training
+    torch.testing.assert_close(copy.deepcopy(model).eval()(images), before, atol=1e-3, rtol=1e-3)
+    for network in (model, through):
+        st.anneal_(network, 1.0)
+    assert torch.equal(copy.deepcopy(model).eval()(images), copy.deepcopy(through).eval()(images))
+    st.save(model, tmp_path / "both.safetensors", dtype=torch.float32)
+    loaded = st.load_(resnet20(), tmp_path / "both.safetensors").eval()
+    torch.testing.assert_close(loaded(images), model.eval()(images), atol=1e-4, rtol=1e-4)
+
+
+def test_layers_whose_templates_are_not_coded_stay_live():
+    model = live()
+    first, second = model.layer1[0].conv1, model.layer1[0].conv2
+    st.compress_(
+        model, st.FrequencyRegularization(keep=0.5), where=["layer1.0.conv1.weight", "layer1.0.conv1.transformations"]
+    )
+    assert model.layer1[0].conv1 is not first
+    assert model.layer1[0].conv1.rebuilding is None
+    assert len(model.layer1[0].conv1.parametrizations) == 2
+    assert model.layer1[0].conv2 is second
+
+
+def test_a_plan_that_fails_leaves_the_live_layers(monkeypatch):
+    model = live()
+    plan = st.plan(
+        model, st.FrequencyRegularization(keep=0.5), where=["layer1.0.conv1.weight", "layer1.0.conv2.weight"]
+    )
+    first = model.layer1[0].conv1
+    second = model.layer1[0].conv2
+    register, calls = parametrize.register_parametrization, []
+
+    def failing(*args, **how):
+        calls.append(args)
+        if len(calls) == 2:
+            raise RuntimeError("no room")
+        return register(*args, **how)
+
+    monkeypatch.setattr(parametrize, "register_parametrization", failing)
+    with pytest.raises(RuntimeError, match="no room"):
+        plan.apply_(model)
+    assert (model.layer1[0].conv1, model.layer1[0].conv2) == (first, second)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 from spectrim.calibration import Calibration
 from spectrim.errors import OrderError
 from spectrim.methods.method import Method
-from spectrim.nn.component import Spec
+from spectrim.nn.component import Layer, Spec, components
 from spectrim.nn.pointwise import BandedPointwiseConv2d
 from spectrim.nn.reconstructed import TemplateConv
 from spectrim.nn.spectral import SpectralCodec
@@ -97,7 +97,10 @@ class FrequencyRegularization(Method, name="frequency-regularization"):
 
     def plan(self, model: nn.Module, *, where: Where = None, calibration: Calibration = None) -> Plan:
         """One edit per weight tensor; see :meth:`Method.plan`. Needs no calibration."""
-        all_sites = list(sites.parameters(model))
+        forms = {
+            path: each.settled() for path, each in components(model) if isinstance(each, Layer)
+        }  # what codes would stand in
+        all_sites = [replace(site, module=forms.get(site.path, site.module)) for site in sites.parameters(model)]
         candidates = [site for site in all_sites if _is_weight(site) or sites.names_tensor(site, where)]
         coded = {entry.site: entry for entry in sites.coded(model)}
         there = [Site(entry.path, entry.tensor, entry.module) for entry in coded.values()]
@@ -140,6 +143,10 @@ class FrequencyRegularization(Method, name="frequency-regularization"):
         )
         before = sum(p.numel() for p in model.parameters() if not isinstance(p, UninitializedParameter))
         after = before - sum(each.numel - each.target for each in truncations.values())
+        after -= sum(
+            _numel(model.get_submodule(path)) - _numel(forms[path])
+            for path in forms.keys() & {s.path for s in truncations}
+        )
         return Plan(repr(self), type(model).__name__, edits, tuple(skipped), before, after)
 
     def _truncation(self, site: Site, keep: float) -> Truncation:
@@ -166,6 +173,10 @@ class FrequencyRegularization(Method, name="frequency-regularization"):
         if self.norm != "ortho":
             spec["norm"] = self.norm
         return spec
+
+
+def _numel(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _check_keep(keep: object) -> float:
@@ -198,7 +209,9 @@ def _reason(site: Site, tied: Mapping[str, str], *, candidate: bool, chosen: boo
     """Why a parameter is left alone: None if it is not, the empty string if that is no news."""
     parameter = site.module.get_parameter(site.tensor)
     if isinstance(site.module, TemplateConv) and site.module.rebuilding is not None:
-        return "its filters are still to be rebuilt; when they are, save and load, then code the templates"
+        return (
+            "its filters are still to be rebuilt; code the templates when they are, after spectrim.anneal_(model, 1.0)"
+        )
     if isinstance(site.module, nn.RNNBase) and parameter.ndim >= 2:
         return "recurrent layers keep their weights packed and do not read a coded one"
     if not candidate:

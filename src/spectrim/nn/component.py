@@ -103,6 +103,10 @@ class Layer(Component):
     def join_(cls, layers: Sequence[Self]) -> None:
         """Let layers of this kind that go into a model together hold one tensor where their specs say so; by default none do."""
 
+    def settled(self) -> "Layer":
+        """What stands here once its schedule is over and its numbers are coded; by default itself."""
+        return self
+
     def stored(self) -> "Layer":
         """What a file holds of this layer: one of the same outputs, without what only training needs."""
         return self

@@ -270,6 +270,11 @@ class TemplateConv(Layer, kind="template-conv"):
             self.weight = nn.Parameter(means, requires_grad=self.weight.requires_grad)
         self.bias = None if host.bias is None else host.get_parameter("bias")
 
+    def settled(self) -> "TemplateConv":
+        """The templates and the transformations alone, once the last filter is rebuilt."""
+        over = self.rebuilding is not None and int(self.get_buffer("stage")) >= self.rebuilding.stages
+        return self.stored() if over else self
+
     @torch.no_grad()
     def stored(self) -> "TemplateConv":
         """The templates and the transformations alone."""

@@ -73,7 +73,7 @@ class Edit(ABC):
 
 @dataclass(frozen=True)
 class ParametrizeTensor(Edit, verb="parametrize"):
-    """Let a codec stand for a tensor of a module."""
+    """Let a codec stand for a tensor of a module; a layer whose schedule is over is settled first."""
 
     path: str
     tensor: str
@@ -89,9 +89,19 @@ class ParametrizeTensor(Edit, verb="parametrize"):
         """What the codec's kind says about its spec."""
         return _codec(self.kind).summary(self.spec)
 
+    @classmethod
+    def prepare_together(cls, edits: Sequence[Edit], model: nn.Module) -> list[Act]:
+        """Settle a layer once, however many of its tensors are coded."""
+        mine = [edit for edit in edits if isinstance(edit, cls)]
+        there = {edit.path: module_at(model, edit.path) for edit in mine}
+        forms = {id(each): each.settled() if isinstance(each, Layer) else each for each in there.values()}
+        return [edit._act(model, there[edit.path], forms[id(there[edit.path])]) for edit in mine]
+
     def prepare(self, model: nn.Module) -> Act:
         """Check that the tensor is there, plain, of the planned shape; build the codec."""
-        module = module_at(model, self.path)
+        return self.prepare_together([self], model)[0]
+
+    def _act(self, model: nn.Module, before: nn.Module, module: nn.Module) -> Act:
         parameter = module._parameters.get(self.tensor)
         if parameter is None:
             state = "already coded" if parametrize.is_parametrized(module, self.tensor) else "not a parameter"
@@ -109,6 +119,7 @@ class ParametrizeTensor(Edit, verb="parametrize"):
         codec = _built(kind, self.spec, self.site)
 
         def act() -> Undo:
+            replace_module_(model, before, module)  # nothing where nothing was to be settled
             codec.to(parameter.device)
             codec.position = list(module._parameters).index(self.tensor)
             own_class_(module)
@@ -119,10 +130,12 @@ class ParametrizeTensor(Edit, verb="parametrize"):
                 parametrize.register_parametrization(module, self.tensor, codec.train(module.training), unsafe=True)
             except BaseException:
                 module._parameters[self.tensor] = parameter
+                replace_module_(model, module, before)
                 raise
 
             def undo() -> None:
                 replace_tensor_(module, self.tensor, parameter)
+                replace_module_(model, module, before)
 
             return undo
 
