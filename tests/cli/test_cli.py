@@ -145,6 +145,13 @@ def test_plan_meets_a_target(shell, tmp_path):
     assert 80_000 < budget["left"] <= 100_000
 
 
+@pytest.mark.parametrize("method", ["cfdp", "pointwise-pruning"])
+def test_plan_says_in_the_words_of_the_shell_that_images_are_missing(shell, method):
+    status, out, err = shell("plan", TINY, "--method", method, "--image-channels", 1, "--classes", 10)
+    assert (status, out) == (2, "")
+    assert err == f"spectrim: {method} decides by what layers read, and needs images: add --data SOURCE.\n"
+
+
 def test_plan_looks_at_the_weights_that_are_given(shell, tmp_path):
     from spectrim.zoo.lenet import lenet5
 

@@ -76,3 +76,16 @@ def test_other_sources_are_another_extension(tmp_path):
 def test_every_source_beside_the_module_is_built():
     folder = Path(building.__file__).parent
     assert {path.name for path in folder.glob("*.cpp")} == set(building._SOURCES)
+
+
+def test_whether_there_is_something_to_compile_is_known_beforehand(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setattr(building, "built", lambda: False)
+    monkeypatch.setattr(building.shutil, "which", lambda _: "/usr/bin/c++")
+    assert building.to_compile()
+    building._ready().parent.mkdir(parents=True)
+    building._ready().touch()
+    assert not building.to_compile()
+    building._ready().unlink()
+    monkeypatch.setattr(building.shutil, "which", lambda _: None)
+    assert not building.to_compile(), "without a compiler nothing takes long"

@@ -5,8 +5,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
+from spectrim import finalize_
 from spectrim.errors import UnsupportedError
 from spectrim.measure import macs, macs_report
+from spectrim.nn import BandedPointwiseConv2d
 from spectrim.nn.spectral import SpectralCodec
 
 IMAGE = torch.zeros(1, 3, 224, 224)
@@ -123,3 +125,17 @@ def test_a_forward_that_reads_values_is_refused_with_a_reason():
 def test_a_wrong_shape_is_refused_with_a_reason():
     with pytest.raises(UnsupportedError, match="Check the shapes"):
         macs(nn.Linear(3, 3), torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize("finalized", [False, True])
+def test_low_frequencies_are_counted_as_the_compiled_form_computes_them(finalized):
+    """Two of four coefficients of one channel and all of the other, on blocks of 2 x 2; the stride is taken before."""
+    layer = BandedPointwiseConv2d(2, 3, (2, 2), kept=[2, 4], stride=(2, 1))
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Sequential(layer, nn.ReLU()))
+    model = finalize_(model) if finalized else model
+    images, positions = 5, 4 * 8  # of a map of 7 x 7: 4 rows are left, and 7 columns are continued to 8
+    report = macs_report(model, torch.zeros(images, 3, 7, 7))
+    products, transforms = positions * 6 * 3 // 4, positions * (2 + 4 + 4 * 3)
+    own, first = images * (products + transforms), images * 49 * 3 * 2
+    assert report.by_module == {"": own + first, "0": first, "1": own, "1.0": own}
+    assert report.total == own + first

@@ -1,5 +1,6 @@
 """Pointwise pruning: which convolutions it cuts, how bands meet a budget, and why the others are left alone."""
 
+import copy
 import itertools
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import spectrim as st
+from spectrim import measure
 from spectrim.methods import pointwise_cuttable
 from spectrim.methods.spectra import read_spectra
 from spectrim.nn import BandedPointwiseConv2d, GroupedBandsConv2d, cut_offs
@@ -95,6 +97,9 @@ def test_the_whole_network_meets_its_target_transforms_included(target):
     assert plan.budget.left >= (asked * dense if asked <= 1 else asked) - 0.03 * dense, "it cut more than it had to"
     saved = sum(before - kept - transforms for before, kept, transforms in (edit.spec["macs"] for edit in plan.edits))
     assert plan.budget.left == dense - saved
+    cut = plan.apply_(copy.deepcopy(model))
+    assert measure.macs(cut, images(1, size=10)) == plan.budget.left
+    assert measure.macs(st.finalize_(cut), images(1, size=10)) == plan.budget.left
     assert st.Plan.from_json(plan.to_json()) == plan
 
 

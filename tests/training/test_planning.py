@@ -5,9 +5,11 @@ from torch import nn
 
 import spectrim
 from spectrim.errors import SiteError
+from spectrim.training import waiting
 from spectrim.training.job import Job
 from spectrim.training.run import run
 from spectrim.training.setting import settle
+from spectrim.training.waiting import measuring_waits, planning_waits
 
 
 def narrow(in_channels: int, num_classes: int) -> nn.Module:
@@ -43,10 +45,44 @@ def test_the_plan_that_was_checked_is_carried_out_unless_training_comes_before(p
     assert [edit["path"] for edit in result["plans"][0]["edits"]] == [edit.path for edit in plans[-1].edits] == ["2"]
 
 
-def test_that_planning_to_a_time_takes_long_is_said_before_it_begins():
+def test_that_planning_to_a_time_takes_long_is_said_before_it_begins(monkeypatch):
+    monkeypatch.setattr(waiting, "to_compile", lambda: False)
     said = []
     with pytest.raises(SiteError, match="finds nothing to edit"):  # as all of the time may be taken
         settle(job(settings={"target": "time:1"}), say=said.append)
     assert ["time:1" in each for each in said] == [True]
     settle(job(settings={"target": "macs:0.9"}), say=said.append)
     assert len(said) == 1
+
+
+POINTWISE = spectrim.PointwisePruning
+
+
+@pytest.mark.parametrize(
+    ("method", "planning", "measuring"),
+    [
+        (POINTWISE(), [], ["networks are timed in the end; the kernels for this machine are compiled first"]),
+        (POINTWISE(pays="time"), ["every layer is timed in both forms, some seconds each; the kernels"], []),
+        (
+            POINTWISE(learn=True, weigh="time"),
+            ["every layer is timed in both forms, some seconds each; the kernels"],
+            [],
+        ),
+        (
+            POINTWISE(target="time:0.9"),
+            ["cut networks are timed until target 'time:0.9' is met, which can take minutes; the"],
+            [],
+        ),
+        (spectrim.CFDP(target="latency:0.9"), ["timed until target 'latency:0.9' is met, which can take minutes"], []),
+        (spectrim.CFDP(target="macs:0.9"), [], []),
+        (spectrim.FrequencyRegularization(keep=0.1), [], []),
+    ],
+    ids=str,
+)
+def test_what_takes_long_is_said_with_the_kernels_where_they_are_missing(monkeypatch, method, planning, measuring):
+    monkeypatch.setattr(waiting, "to_compile", lambda: True)
+    for found, expected in ((planning_waits(method), planning), (measuring_waits(method), measuring)):
+        assert len(found) == len(expected)
+        assert all(part in sentence for part, sentence in zip(expected, found, strict=True))
+    monkeypatch.setattr(waiting, "to_compile", lambda: False)
+    assert not any("kernels" in sentence for sentence in (*planning_waits(method), *measuring_waits(method)))

@@ -48,6 +48,7 @@ def plan(
         from spectrim.training.job import Job
         from spectrim.training.models import build
         from spectrim.training.setting import calibration_for, fit_for, method_for
+        from spectrim.training.waiting import planning_waits
         from spectrim.training.weights import load_file_
 
         job = Job(
@@ -62,7 +63,17 @@ def plan(
         calibration = (
             None if data is None else calibration_for(network, data, image_size=image_size, normalize=normalize)
         )
-        planned = spectrim.plan(network, method_for(job), where=where, calibration=calibration)
+        found = method_for(job)
+        for sentence in planning_waits(found):
+            typer.echo(sentence, err=True)
+        try:
+            planned = spectrim.plan(network, found, where=where, calibration=calibration)
+        except ValueError as error:
+            if data is None and "calibration=" in str(error):
+                raise BadValueError(
+                    f"{method} decides by what layers read, and needs images: add --data SOURCE."
+                ) from error
+            raise
     typer.echo(planned.to_json() if as_json else str(planned))
 
 
@@ -114,6 +125,7 @@ def inspect(
         from spectrim.training.job import Job
         from spectrim.training.models import build
         from spectrim.training.setting import calibration_for, fit_for, method_for
+        from spectrim.training.waiting import planning_waits
         from spectrim.training.weights import load_file_
 
         given = {
@@ -148,6 +160,8 @@ def inspect(
                 name = "cfdp" if channels else "pointwise-pruning"
                 typed = options.settings(name, keep, None, None, settings, score=score, target=target)
                 method = method_for(Job(model=what, data=data, method=name, settings=typed))
+                for sentence in planning_waits(method):
+                    typer.echo(sentence, err=True)
                 if isinstance(method, spectrim.CFDP):
                     found = spectrim.inspect_channels(network, method, where=where, calibration=calibration)
                 else:

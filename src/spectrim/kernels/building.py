@@ -34,10 +34,8 @@ def build(*, verbose: bool = False) -> bool:
     if not built():
         from torch.utils import cpp_extension
 
-        sources = [Path(__file__).with_name(name) for name in _SOURCES]
-        name = _name(sources)
-        folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()) / name
-        ready = folder / "ready.so"
+        sources, ready = _sources(), _ready()
+        folder, name = ready.parent, ready.parent.name
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / "spectrim.lock"):  # goes with the process that holds it
@@ -60,6 +58,11 @@ def build(*, verbose: bool = False) -> bool:
             reason = first_line(error)
             warnings.warn(f"the kernels were not built, plain torch goes on: {reason}", stacklevel=2)
     return built()
+
+
+def to_compile() -> bool:
+    """Whether :func:`build` would have to compile, and finds a compiler to try it with."""
+    return not built() and not _ready().exists() and shutil.which(os.environ.get("CXX", "c++")) is not None
 
 
 def built() -> bool:
@@ -88,6 +91,18 @@ def load_triton() -> bool:
 def triton_loaded() -> bool:
     """Whether the kernels in Triton were asked for in this process, and are there."""
     return _TRITON in sys.modules
+
+
+def _sources() -> list[Path]:
+    return [Path(__file__).with_name(name) for name in _SOURCES]
+
+
+def _ready() -> Path:
+    """The kernels as they are loaded, where they have been compiled."""
+    from torch.utils import cpp_extension
+
+    root = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
+    return Path(root) / _name(_sources()) / "ready.so"
 
 
 def _name(sources: list[Path]) -> str:

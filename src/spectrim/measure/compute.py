@@ -1,8 +1,9 @@
 """How many multiply-accumulates one forward pass takes."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
 from spectrim.errors import UnsupportedError, first_line
-from spectrim.nn.component import Codec
+from spectrim.nn.component import Codec, Layer
 from spectrim.surgery.edits import replace_tensor_
 from spectrim.surgery.sites import parametrized
 
@@ -36,7 +37,8 @@ def macs(model: nn.Module, inputs: Tensor | Sequence[Tensor]) -> int:
 
     Counted are convolutions, transposed convolutions, matrix products and attention, as torch dispatches them, half of
     their floating-point operations each; additions of biases, normalisations, activations and pooling are not, which is
-    the convention of the papers. The forward runs on a copy without storage, so the size of the model does not
+    the convention of the papers. Pointwise convolutions of low frequencies are counted as their compiled form computes them: products
+    over what is kept, and transforms by rows and columns. The forward runs on a copy without storage, so the size of the model does not
     matter, and the model itself is not touched.
 
     Args:
@@ -62,6 +64,7 @@ def macs_report(model: nn.Module, inputs: Tensor | Sequence[Tensor]) -> Macs:
     """
     arguments = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     ghost = _ghost(model)
+    calls = _watched(model, ghost)
     with torch.no_grad():
         try:
             with FlopCounterMode(display=False) as decoding:
@@ -80,11 +83,53 @@ def macs_report(model: nn.Module, inputs: Tensor | Sequence[Tensor]) -> Macs:
         for name, counts in counter.get_flop_counts().items()
         if name == root or name.startswith(f"{root}.")
     }
+    total = counter.get_total_flops() // 2
+    for path, count in _own(calls).items():
+        more = count - by_module.get(path, 0)
+        total += more
+        for name in _upwards(path):
+            by_module[name] = by_module.get(name, 0) + more
     return Macs(
-        total=counter.get_total_flops() // 2,
+        total=total,
         decode=decoding.get_total_flops() // 2,
         by_module={name: count for name, count in by_module.items() if count},
     )
+
+
+def _watched(model: nn.Module, ghost: nn.Module) -> list[tuple[str, Layer, Sequence[int]]]:
+    """The layers of the model with the shape of what each of their calls reads; filled when the ghost runs, which holds no values."""
+    calls: list[tuple[str, Layer, Sequence[int]]] = []
+
+    def note_for(path: str, layer: Layer) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def note(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if inputs and isinstance(inputs[0], Tensor):
+                calls.append((path, layer, tuple(inputs[0].shape)))
+
+        return note
+
+    for path, module in model.named_modules():
+        if isinstance(module, Layer):
+            ghost.get_submodule(path).register_forward_pre_hook(note_for(path, module))
+    return calls
+
+
+def _own(calls: Sequence[tuple[str, Layer, Sequence[int]]]) -> dict[str, int]:
+    """What the layers count that know better than torch, by dotted name."""
+    found: dict[str, int] = {}
+    for path, layer, shape in calls:
+        if (count := layer.multiplications(shape)) is not None:
+            found[path] = found.get(path, 0) + count
+    return found
+
+
+def _upwards(path: str) -> list[str]:
+    """A dotted name, those of what holds it, and that of the root.
+
+    >>> _upwards("a.b")
+    ['a.b', 'a', '']
+    """
+    parts = path.split(".") if path else []
+    return [".".join(parts[:depth]) for depth in range(len(parts), 0, -1)] + [""]
 
 
 def ghost_of(model: nn.Module) -> nn.Module:

@@ -13,7 +13,7 @@ from spectrim.measure.choice import faster
 from spectrim.methods.pointwise_hosts import Pointwise, channels_of, stride_of
 from spectrim.methods.pointwise_time import Pace, grouped_layer, ones, pace, plain_layer
 from spectrim.methods.spectra import Reading, order_of
-from spectrim.nn.blockwise import Geometry
+from spectrim.nn.blockwise import Geometry, multiplications
 from spectrim.transforms.bands import rounded_up
 
 FREE = 0.0
@@ -78,12 +78,9 @@ class Cuttable:
         return rounded_up(total.argmin(1) + 1, self.levels)
 
     def multiplications(self, bands: Tensor) -> tuple[int, int]:
-        """Of the products, and of the transforms: by rows and columns, or coefficient by coefficient where that is less."""
-        positions = math.prod(-(-side // step) * step for side, step in zip(self.size, self.block, strict=True))
-        there = int(bands.clamp(max=sum(self.block)).sum())
-        back = min(int(bands.max()), sum(self.block)) * self.outputs
-        products = positions * int(bands.sum()) * self.outputs // self.frequencies
-        return products * self.calls, positions * (there + back) * self.calls
+        """Of the products, and of the transforms; see :func:`spectrim.nn.blockwise.multiplications`."""
+        products, transforms = multiplications(bands, self.outputs, self.block, self.size)
+        return products * self.calls, transforms * self.calls
 
     def pays(self, bands: Tensor, by: str) -> bool:
         """Whether the layer is better cut to these bands than left dense."""

@@ -1,6 +1,6 @@
 """The inference form of a banded pointwise convolution: a few dense products, each over the channels that keep as much."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self, cast
 
 import torch
@@ -149,6 +149,12 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
     def finalized(self) -> nn.Module:
         """Itself: this is an inference form."""
         return self
+
+    def multiplications(self, shape: Sequence[int]) -> int:
+        """Of the products over what is kept, and of the transforms by rows and columns."""
+        return self.geometry.multiplications(
+            torch.tensor([kept for size, kept in self.groups for _ in range(size)]), shape
+        )
 
     def spec(self) -> Spec:
         """Sizes, block, order and groups."""

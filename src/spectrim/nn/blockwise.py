@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from spectrim.nn.component import Spec
@@ -100,6 +100,13 @@ class Geometry:
         )
         return conv
 
+    def multiplications(self, kept: Int[Tensor, "in"], shape: Sequence[int]) -> int:
+        """Of one call on an input of this shape, products and transforms together; see :func:`multiplications`."""
+        sides = shape[-3:-1] if self.last else shape[-2:]
+        size = [-(-side // step) for side, step in zip(sides, self.stride, strict=True)]
+        images = math.prod(shape) // math.prod(sides) // self.in_channels
+        return images * sum(multiplications(kept, self.out_channels, self.block, size))
+
     def to_json(self) -> Spec:
         """As it stands in plans and files; what is the default is left out."""
         spec: Spec = {"in": self.in_channels, "out": self.out_channels, "block": list(self.block), "bias": self.bias}
@@ -154,6 +161,29 @@ def check_groups(geometry: Geometry, groups: Sequence[tuple[int, int]]) -> None:
         raise ValueError(f"groups must hold {geometry.in_channels} channels in all, got {groups!r}.")
     if counts != sorted(counts, reverse=True) or counts[0] > geometry.frequencies:
         raise ValueError(f"groups must keep at most {geometry.frequencies}, fewer from each to the next, got {counts}.")
+
+
+def multiplications(
+    kept: Int[Tensor, "in"], outputs: int, block: Sequence[int], size: Sequence[int]
+) -> tuple[int, int]:
+    """For one image: of the products over what is kept, and of the transforms, as the compiled form takes them.
+
+    A transform goes by rows and columns, or coefficient by coefficient where that is less.
+
+    Args:
+        kept: How many coefficients each input channel keeps.
+        outputs: Number of output channels.
+        block: Height and width of a block.
+        size: Height and width of the map, behind the stride.
+
+    >>> import torch
+    >>> multiplications(torch.tensor([1, 4]), 3, (2, 2), (4, 4))
+    (60, 272)
+    """
+    positions = math.prod(-(-side // step) * step for side, step in zip(size, block, strict=True))
+    there = int(kept.clamp(max=sum(block)).sum())
+    back = min(int(kept.max()), sum(block)) * outputs
+    return positions * int(kept.sum()) * outputs // math.prod(block), positions * (there + back)
 
 
 def covered(x: Float[Tensor, "batch channel height width"], block: Sequence[int]) -> Tensor:

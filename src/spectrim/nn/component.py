@@ -89,6 +89,13 @@ class Layer(Component):
     def finalized(self) -> nn.Module:
         """The module that takes this one's place for inference; itself where it already is that form."""
 
+    def multiplications(self, shape: Sequence[int]) -> int | None:
+        """Multiply-accumulates of one call on an input of this shape, where torch dispatches others; by default None, it does not.
+
+        For layers with a compiled form that has another arithmetic than the plain one.
+        """
+        return None
+
     def alternatives(self, *, compiled: bool = True) -> dict[str, nn.Module]:
         """Other inference forms, which compute the same in another way, by names for people; by default none.
 

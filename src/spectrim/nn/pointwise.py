@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
 import torch
@@ -128,12 +129,12 @@ class BandedPointwiseConv2d(Layer, kind="banded-pointwise"):
     def _cut(self, x: Tensor) -> tuple[Float[Tensor, "batch in block frequency"], torch.Size]:
         """The coefficients that are kept, zero where they are not, and the size of the map that the blocks cover."""
         x = covered(x, self.geometry.block)
-        with torch.autocast(x.device.type, enabled=False):
+        with _in_full(x):
             blocks = to_blocks(x, self.geometry.block).to(self.basis.dtype)
             return blocks @ self.basis.T * self.mask()[None, :, None, :], x.shape[-2:]
 
     def _inverse(self, coefficients: Tensor, dtype: torch.dtype) -> Tensor:
-        with torch.autocast(coefficients.device.type, enabled=False):
+        with _in_full(coefficients):
             return (coefficients.to(self.basis.dtype) @ self.basis).to(dtype)
 
     def mask(self) -> Float[Tensor, "in frequency"]:
@@ -233,6 +234,10 @@ class BandedPointwiseConv2d(Layer, kind="banded-pointwise"):
         weight = self.geometry.as_convolution(self.weight)
         return GroupedBandsConv2d.of(self.geometry, weight, self.bias, kept).train(self.training)
 
+    def multiplications(self, shape: Sequence[int]) -> int:
+        """Of the products over what is kept, and of the transforms by rows and columns."""
+        return self.geometry.multiplications(self.kept.long().clamp(1, self.geometry.frequencies), shape)
+
     def spec(self) -> Spec:
         """Sizes, block, order, and the settings of learning, without which there is no ``theta``."""
         spec = self.geometry.to_json()
@@ -306,6 +311,12 @@ class BandedPointwiseConv2d(Layer, kind="banded-pointwise"):
         super()._load_from_state_dict(state_dict, prefix, *args)
         if self.learning is not None:
             self._enter(self._phase_at(int(self.progress)))
+
+
+def _in_full(x: Tensor) -> AbstractContextManager[object]:
+    """Without autocast, on devices that know it."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def cut_offs(model: nn.Module) -> list[nn.Parameter]:

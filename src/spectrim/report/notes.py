@@ -54,15 +54,15 @@ def _untrained(result: Mapping[str, Any]) -> str:
 
 
 def _bands(result: Mapping[str, Any]) -> str:
-    """How many multiplications the plan's bands leave: another number than that of the plain form."""
+    """How many multiplications the plan's bands leave, and how many of them are transforms."""
     costs = _costs(result)
     if not costs:
         return ""
     whole, kept, transforms = (sum(each) for each in zip(*costs, strict=True))
     return (
         f"{units.plural(len(costs), 'pointwise convolution')} of {units.short(whole)} multiplications became {units.short(kept)}, and "
-        f"{units.short(transforms)} to transform by rows and columns, as the compiled kernels do. The multiply-adds above are those of plain torch, "
-        "which transforms coefficient by coefficient."
+        f"{units.short(transforms)} to transform by rows and columns, as the compiled kernels do; both are among the multiply-adds above. "
+        "Plain torch transforms coefficient by coefficient, which are more."
     )
 
 

@@ -25,6 +25,7 @@ from spectrim.training.models import Fit, build, channels_of, check_output
 from spectrim.training.randomness import seed_everything
 from spectrim.training.source import Normalization, Preprocessing, Source
 from spectrim.training.sources import open_source
+from spectrim.training.waiting import measuring_waits, planning_waits
 from spectrim.training.weights import load_file_
 
 _CALIBRATION = 10
@@ -233,8 +234,8 @@ def settle(job: Job, *, cpu: bool = False, say: Callable[[str], None] = lambda _
     model = setting.network()
     check_output(job.model, model, setting.example(2), source.test.labels[:2], source.num_classes)
     where = None if job.where is None else list(job.where)
-    if setting.timed is not None:
-        say(f"planning: cut networks are timed until target {setting.timed!r} is met, which can take minutes")
+    for sentence in (*planning_waits(method), *measuring_waits(method)):
+        say(sentence)
     plan = spectrim.plan(setting.as_timed(model), method, where=where, calibration=setting.calibration)
     if not plan.edits:
         raise SiteError(
