@@ -18,6 +18,8 @@ from spectrim.methods.method import Method
 from spectrim.methods.pointwise_pruning import PointwisePruning
 from spectrim.nn.component import KINDS, Component, Layer, components
 from spectrim.nn.reconstructed import TemplateConv
+from spectrim.report.banded import KINDS as BANDED
+from spectrim.report.banded import banded_parts
 from spectrim.report.channels import ChannelInspection
 from spectrim.report.frequencies import FrequencyInspection
 from spectrim.report.inspection import Inspection, inspect_model, inspect_parts
@@ -228,6 +230,7 @@ def inspect(what: nn.Module | str | os.PathLike[str]) -> Inspection:
     artifact = read(what)
     structure = artifact.structure
     templates = {each.path: each.spec for each in structure.components if each.kind == TemplateConv.kind}
+    bands = {each.path: each.spec for each in structure.components if each.kind in BANDED}
     return inspect_parts(
         Path(what).name,
         components=[
@@ -243,6 +246,7 @@ def inspect(what: nn.Module | str | os.PathLike[str]) -> Inspection:
         tensors=[(each.name, each.shape, each.nbytes) for each in structure.tensors],
         header=Path(what).stat().st_size - structure.payload - structure.plain,
         rebuilt=rebuilt_parts(templates, artifact.tensors),
+        banded=banded_parts(bands, artifact.tensors),
     )
 
 

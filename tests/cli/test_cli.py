@@ -13,8 +13,10 @@ import torch
 
 import spectrim
 from spectrim.cli import main, options
+from spectrim.measure.choice import Choice
 from spectrim.methods import METHODS
 from spectrim.methods.cfdp_rates import RATES
+from spectrim.training import exporting
 from spectrim.training.recipes import CARDS
 from tests.training.tiny import tiny
 
@@ -143,6 +145,29 @@ def test_plan_meets_a_target(shell, tmp_path):
     budget = json.loads(out)["budget"]
     assert (budget["target"], budget["dense"]) == ("params:100000", 429_510)
     assert 80_000 < budget["left"] <= 100_000
+
+
+@pytest.mark.parametrize("command", [["export", TINY, "x.safetensors"], ["inspect", TINY, "--channels"]])
+def test_a_folder_that_is_not_there_is_noticed_before_the_work(shell, command):
+    status, _, err = shell(*command, *FIT, "--out", "nowhere/file.onnx")
+    assert status == 2
+    assert "--out nowhere/file.onnx: there is no folder 'nowhere'. Make it first" in err
+
+
+def test_export_says_how_many_layers_read_all_frequencies_again(shell, artifact, tmp_path, monkeypatch):
+    def exported(_, __, out, choices):
+        out.write_bytes(b"model")
+        choices += [
+            Choice(name, (1, 2, 4, 4), {"dense": 1.0, "flat": 2.0}, taken)
+            for name, taken in (("a", "dense"), ("b", "flat"))
+        ]
+        choices.append(Choice("c", (1, 2, 4, 4), {"dense": 1.0, "staged": 2.0}, "dense"))
+        return 0.0
+
+    monkeypatch.setattr(exporting, "export_onnx", exported)
+    status, out, _ = shell("export", TINY, artifact, "--out", tmp_path / "model.onnx", *FIT)
+    assert status == 0
+    assert "1 of 2 cut pointwise layers are faster dense there, and read all frequencies again\n" in out
 
 
 @pytest.mark.parametrize("method", ["cfdp", "pointwise-pruning"])

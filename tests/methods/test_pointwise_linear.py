@@ -81,6 +81,7 @@ def test_it_gets_the_bands_that_the_convolution_gets_and_computes_what_that_does
 def test_with_everything_kept_it_is_the_linear_layer_again():
     model = st.compress_(Mixer().eval(), st.PointwisePruning(keep=1.0, pays="always"), calibration=images())
     assert isinstance(model.mix[1], BandedPointwiseConv2d)
+    assert repr(model.mix[1]) == "BandedPointwiseConv2d(12, 40, block=(6, 6), keep=1, last=True)"
     torch.testing.assert_close(model(images()), Mixer().eval()(images()), atol=1e-6, rtol=1e-5)
     st.finalize_(model)
     assert type(model.mix[1]) is nn.Linear

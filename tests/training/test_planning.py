@@ -55,6 +55,18 @@ def test_that_planning_to_a_time_takes_long_is_said_before_it_begins(monkeypatch
     assert len(said) == 1
 
 
+def test_that_nothing_is_learned_without_epochs_is_said(monkeypatch):
+    monkeypatch.setattr(waiting, "to_compile", lambda: False)
+    said = []
+    settings = {"keep": 0.5, "pays": "always", "learn": True}
+    settle(job(settings=settings, epochs=1), say=said.append)
+    assert said == []
+    settle(job(settings=settings), say=said.append)
+    assert said == [
+        "asked to learn the bands, found no epochs to learn them in: they stay as calibrated. Give --epochs."
+    ]
+
+
 POINTWISE = spectrim.PointwisePruning
 
 

@@ -31,6 +31,7 @@ def export(
       spectrim export torchvision:resnet18 runs/p/model.safetensors --data images:photos --out resnet18.onnx
     """
     with values():
+        options.writable(out)
         from spectrim.measure.choice import Choice
         from spectrim.training.exporting import export_onnx
         from spectrim.training.models import build, example_for
@@ -43,6 +44,11 @@ def export(
         difference = export_onnx(network, example_for(model, network, fit), out, choices)
     for choice in choices:
         typer.echo(str(choice))
+    bands = [choice for choice in choices if "flat" in choice.ms]
+    if whole := [choice for choice in bands if choice.taken == "dense"]:
+        typer.echo(
+            f"{len(whole)} of {len(bands)} cut pointwise layers are faster dense there, and read all frequencies again"
+        )
     typer.echo(
         f"{out}: {out.stat().st_size:,} bytes of {form.upper()}, "
         f"largest difference to torch {difference:.1e} in onnxruntime"

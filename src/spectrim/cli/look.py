@@ -143,6 +143,8 @@ def inspect(
             raise BadValueError(
                 f"{stray[0]} is about the scores of channels or frequencies. Add --channels or --frequencies, or leave it out."
             )
+        if out is not None:
+            options.writable(out)
         if look is not None and data is None:
             raise BadValueError(f"{look} scores what layers read and needs images: add --data SOURCE.")
         if look is not None and Path(what).is_file():

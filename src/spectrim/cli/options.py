@@ -96,8 +96,9 @@ Score = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="How cfdp ranks channels: ortho, paper, official, l1, l2, random.",
-        autocompletion=beginning(("ortho", "paper", "official", "l1", "l2", "random")),
+        help="How cfdp ranks channels: ortho, paper, official, l1, l2, random; how pointwise-pruning weighs frequencies: "
+        "measured, output, energy.",
+        autocompletion=beginning(("ortho", "paper", "official", "l1", "l2", "random", "measured", "output", "energy")),
     ),
 ]
 Set = Annotated[
@@ -123,6 +124,19 @@ ImageChannels = Annotated[int | None, typer.Option(metavar="N", help="Channels o
 Classes = Annotated[int | None, typer.Option(metavar="N", help="Number of classes, if no --data says so.")]
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Leave an accelerator alone.")]
+
+
+def writable(out: Path) -> None:
+    """Refuse a file in a folder that is not there, before any time is spent on what is to be in it.
+
+    >>> writable(Path("nowhere/model.onnx"))
+    Traceback (most recent call last):
+    spectrim.cli.errors.BadValueError: --out nowhere/model.onnx: there is no folder 'nowhere'. Make it first, or choose another place.
+    """
+    if not out.parent.is_dir():
+        raise BadValueError(
+            f"--out {out}: there is no folder {str(out.parent)!r}. Make it first, or choose another place."
+        )
 
 
 def settings(

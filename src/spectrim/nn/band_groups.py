@@ -178,7 +178,8 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
 
     def extra_repr(self) -> str:
         """Sizes for ``print(model)``."""
-        return f"{self.geometry.in_channels}, {self.geometry.out_channels}, block={self.geometry.block}, groups={self.groups}"
+        last = ", last=True" * self.geometry.last
+        return f"{self.geometry.in_channels}, {self.geometry.out_channels}, block={self.geometry.block}, groups={self.groups}{last}"
 
     def _basis(self) -> Float[Tensor, "frequency pixel"]:
         return block_basis(self.geometry.block, self.geometry.positions[: self.groups[0][1]])

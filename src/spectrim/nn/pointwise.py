@@ -292,6 +292,7 @@ class BandedPointwiseConv2d(Layer, kind="banded-pointwise"):
         share = float(self.kept.float().mean()) / self.geometry.frequencies
         return (
             f"{self.geometry.in_channels}, {self.geometry.out_channels}, block={self.geometry.block}, keep={share:.3g}"
+            f"{', last=True' * self.geometry.last}"
         )
 
     # -- what torch does to modules -------------------------------------------------------------------------------

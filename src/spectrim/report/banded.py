@@ -58,7 +58,7 @@ class Banded:
         """One line.
 
         >>> print(Banded(site="conv", block=(2, 2), kept=(1, 1, 4)))
-        conv  50.0 % of the coefficients of 2 x 2 blocks, 1 to 4 in each of 3 channels, half of them at most 1
+        conv  50 % of the coefficients of 2 x 2 blocks, 1 to 4 in each of 3 channels, half of them at most 1
         """
         return (
             f"{self.site}  {units.percent(self.share)} of the coefficients of {self.block[0]} x {self.block[1]} blocks, "

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from spectrim.nn.component import Component
 from spectrim.nn.spectral import SpectralCodec
 from spectrim.report import units
+from spectrim.report.banded import KINDS, Banded, banded_layers
 from spectrim.report.rebuilt import Rebuilt, rebuilt_layers
 from spectrim.report.spectrum import coefficients_for, cumulative_energy
 from spectrim.report.tables import Table
@@ -74,6 +75,7 @@ class Inspection:
         rows: In the order of the model or the file.
         share: The share of energy that :attr:`Row.needed` is about.
         rebuilt: Which filters became transformations of which, layer by layer.
+        banded: Which low frequencies pointwise layers read.
         header: Bytes of the file that are not tensors; None for a live model, whose bytes are predicted: two for
             each floating-point number, header not included.
     """
@@ -83,6 +85,7 @@ class Inspection:
     share: float = 0.99
     header: int | None = None
     rebuilt: tuple[Rebuilt, ...] = ()
+    banded: tuple[Banded, ...] = ()
 
     @property
     def numel(self) -> int:
@@ -101,8 +104,8 @@ class Inspection:
 
     @property
     def coded(self) -> tuple[Row, ...]:
-        """The rows of coded tensors."""
-        return tuple(row for row in self.rows if row.kind != DENSE)
+        """The rows of coded tensors; the weights of layers that read low frequencies alone are whole."""
+        return tuple(row for row in self.rows if row.kind != DENSE and row.kind not in KINDS)
 
     def headline(self) -> str:
         """One sentence."""
@@ -115,6 +118,12 @@ class Inspection:
                 f"{self.title}: {kept:,} of {numel:,} coefficients kept in {coded} "
                 f"({units.percent(kept / max(numel, 1))}), {stored}"
             )
+        if self.banded:
+            layers = units.plural(len(self.banded), "pointwise layer")
+            share = sum(sum(row.kept) for row in self.banded) / sum(
+                row.block[0] * row.block[1] * len(row.kept) for row in self.banded
+            )
+            return f"{self.title}: {self.numel:,} numbers, {units.percent(share)} of what {layers} read kept, {stored}"
         return f"{self.title}: {self.numel:,} numbers, nothing coded, {stored}"
 
     def table(self) -> Table:
@@ -144,9 +153,12 @@ class Inspection:
         return Table(columns=columns, rows=rows, footer=footer, title=self.headline())
 
     def __str__(self) -> str:
-        """The headline and an aligned table; then what was rebuilt from what."""
-        if not self.rebuilt:
-            return str(self.table())
+        """The headline and an aligned table; then what low frequencies are read, and what was rebuilt from what."""
+        bands = "".join(f"\n  {row}" for row in self.banded)
+        text = f"{self.table()}\n\nkept of the inputs:{bands}" if bands else str(self.table())
+        return f"{text}\n\n{self._remade()}" if self.rebuilt else text
+
+    def _remade(self) -> str:
         made, filters = (
             sum(each) for each in zip(*((len(row.made), row.filters) for row in self.rebuilt), strict=True)
         )
@@ -158,7 +170,7 @@ class Inspection:
             f"{made:,} of {filters:,} filters are rebuilt from others; templates and transformations are {stored:,} numbers, "
             f"{by_equation:,} by the paper's equation 3.9"
         )
-        return "\n".join([str(self.table()), "", said, *lines])
+        return "\n".join([said, *lines])
 
     def to_json(self) -> dict[str, Any]:
         """Totals and rows."""
@@ -171,6 +183,7 @@ class Inspection:
             "totals": totals,
             "rows": [row.to_json() for row in self.rows],
             **({"rebuilt": [row.to_json() for row in self.rebuilt]} if self.rebuilt else {}),
+            **({"banded": [row.to_json() for row in self.banded]} if self.banded else {}),
         }
 
 
@@ -224,7 +237,8 @@ def inspect_model(model: nn.Module, *, share: float = 0.99) -> Inspection:
             )
     for name, tensors in (("biases and norms", small), ("buffers", buffers)):
         rows += _group(name, [(tensor.numel(), _predicted_bytes(tensor)) for tensor in tensors])
-    return Inspection(title=type(model).__name__, rows=tuple(rows), share=share, rebuilt=rebuilt_layers(model))
+    return Inspection(title=type(model).__name__, rows=tuple(rows), share=share, rebuilt=rebuilt_layers(model),
+                      banded=banded_layers(model))  # fmt: skip
 
 
 def inspect_parts(
@@ -234,6 +248,7 @@ def inspect_parts(
     tensors: Iterable[tuple[str, Sequence[int], int]],
     header: int,
     rebuilt: tuple[Rebuilt, ...] = (),
+    banded: tuple[Banded, ...] = (),
 ) -> Inspection:
     """Look into a file whose structure somebody else has read.
 
@@ -245,6 +260,7 @@ def inspect_parts(
         tensors: Of each ordinary tensor: dotted name, shape, bytes.
         header: Bytes of the file that are neither.
         rebuilt: Which filters became transformations of which.
+        banded: Which low frequencies pointwise layers read.
 
     >>> spec = {"shape": [8, 8], "kept": 6}
     >>> parts = [("fc.weight", "spectral", spec, 6, 12)]
@@ -270,7 +286,7 @@ def inspect_parts(
             kind = _kind(name, kinds)
             rows.append(Row(site=name, kind=kind, shape=tuple(sides), numel=numel, kept=numel, bytes=size))
     rows += _group("vectors and scalars", small)
-    return Inspection(title=title, rows=tuple(rows), header=header, rebuilt=rebuilt)
+    return Inspection(title=title, rows=tuple(rows), header=header, rebuilt=rebuilt, banded=banded)
 
 
 def _coded_row(entry: sites.Coded) -> Row:

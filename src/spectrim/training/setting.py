@@ -236,6 +236,8 @@ def settle(job: Job, *, cpu: bool = False, say: Callable[[str], None] = lambda _
     where = None if job.where is None else list(job.where)
     for sentence in (*planning_waits(method), *measuring_waits(method)):
         say(sentence)
+    if isinstance(method, spectrim.PointwisePruning) and method.learn and job.recipes().compressed.epochs == 0:
+        say("asked to learn the bands, found no epochs to learn them in: they stay as calibrated. Give --epochs.")
     plan = spectrim.plan(setting.as_timed(model), method, where=where, calibration=setting.calibration)
     if not plan.edits:
         raise SiteError(
