@@ -128,7 +128,7 @@ def test_the_page_of_a_run_lists_the_filters_and_draws_some():
     assert "Which filters became which" in page
     assert "<td>2</td>" in page
     assert "3 of 8" in page
-    assert "0 of 1, 2 of 3, 4 of 5" in page
+    assert "0 of 1 · 2 of 3 · 4 of 5" in page.replace("\N{NO-BREAK SPACE}", " ")
     assert "3 rebuilt filters of 2" in page
     drawn = chart({"rebuilt": entry})
     assert drawn is not None

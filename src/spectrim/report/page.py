@@ -14,6 +14,9 @@ from spectrim.report.notes import notes
 from spectrim.report.reading import at, mappings, number, numbers, text
 from spectrim.report.tables import TIMING_NOISE, Show, before_after
 
+_FIRM = "\N{NO-BREAK SPACE}"
+"""Keeps a separator off the beginning of a line."""
+
 
 def render(result: Mapping[str, Any], *, spectra: Sequence[Mapping[str, Any]] | None = None) -> str:
     """The page as HTML. Everything in it is inlined, every text is escaped, the same input gives the same bytes.
@@ -110,10 +113,12 @@ def _subtitle(result: Mapping[str, Any]) -> str:
     if not isinstance(method, Mapping):
         return ""
     settings = [
-        f"{_words(name)} {_value(value)}" for name, value in method.items() if name != "name" and value is not None
+        f"{_words(name)}{_FIRM}{_value(value)}"
+        for name, value in method.items()
+        if name != "name" and value is not None
     ]
     name = _words(text(method, "name"))
-    return " · ".join([*([name[:1].upper() + name[1:]] if name else []), *settings])
+    return f"{_FIRM}· ".join([*([name[:1].upper() + name[1:]] if name else []), *settings])
 
 
 def _cards(result: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -225,7 +230,8 @@ def _rebuilt(result: Mapping[str, Any]) -> list[dict[str, str]]:
         row = rebuilt.Rebuilt(
             site=text(layer, "site"), family=text(layer, "family"), groups=1, filters=filters, made=known
         )
-        rows.append({"site": row.site, "count": f"{len(known)} of {filters}", "listed": row.listed()})
+        listed = row.listed().replace(" of ", f"{_FIRM}of{_FIRM}").replace(", ", f"{_FIRM}· ")
+        rows.append({"site": row.site, "count": f"{len(known)} of {filters}", "listed": listed})
     return rows
 
 
