@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import spectrim as st
 from spectrim.repair import original as original_file
+from spectrim.repair import refit as refit_file
 from spectrim.surgery.channels import cut, groups
 from spectrim.surgery.plan import Plan
 
@@ -135,7 +136,10 @@ def test_what_is_left_is_nearer_to_the_original_in_every_layer_and_at_the_end(ne
     assert report.after < 0.5 * report.before
 
 
-def test_a_readers_weights_are_those_of_least_squares(net):
+def test_a_readers_weights_are_those_of_least_squares(net, monkeypatch):
+    monkeypatch.setattr(
+        refit_file, "_off", lambda *_: 0.0
+    )  # without a ridge, later layers fit noise, and all would be undone
     plan = halved(net)
     small, _ = repaired(net, plan, ridge=1e-9)
     fit = torch.cat([IMAGES[row::8] for row in range(7)])
@@ -331,3 +335,15 @@ def test_a_model_that_is_not_the_cut_one_is_refused(net):
     small = st.compress_(plan.apply_(copy.deepcopy(net)), st.FrequencyRegularization(keep=0.5))
     with pytest.raises(st.OrderError, match=r"tensors are already coded .* Cut, repair, and code last"):
         st.repair_(small, net, plan=plan, calibration=IMAGES)
+
+
+def test_where_the_output_ends_further_off_all_stays_as_it_was(net, monkeypatch):
+    plan = st.plan(net, st.CFDP(keep=0.5, score="random", round_to=1), calibration=IMAGES)
+    cut = plan.apply_(copy.deepcopy(net))
+    before = copy.deepcopy(cut.state_dict())
+    found = iter([0.1, 0.2])
+    monkeypatch.setattr(refit_file, "_off", lambda *_: next(found))
+    report = st.repair_(cut, net, plan=plan, calibration=IMAGES)
+    assert all(torch.equal(value, before[name]) for name, value in cut.state_dict().items())
+    assert (report.refitted, report.norms, report.before, report.after) == ((), 0, 0.1, 0.1)
+    assert sum("all refits together do not help: 10.0%" in row.reason for row in report.left) > 3

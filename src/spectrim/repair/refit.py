@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -50,7 +50,7 @@ def repair_(
     variance that it had. So every layer makes up for what the ones before it could not. No gradients, no labels.
 
     One image in eight is held out. A layer whose error on these does not become smaller keeps its weights, and is named in
-    the report; and so does one that reads what it read before.
+    the report; and so does one that reads what it read before. Where the output is further off on them in the end, all stays as it was.
 
     Args:
         model: Cut by ``plan``, otherwise as the original; its weights change. Build the optimizer after this, as after the
@@ -90,7 +90,7 @@ def repair_(
         raise ValueError(f"ridge must be positive, got {ridge!r}.")
     gone = _fits(model, original, plan)
     x, split = _together(calibration, original, images)
-    with still(original), still(model), torch.no_grad(), _restored(model), _inverse_first(model):
+    with still(original), still(model), torch.no_grad(), _restored(model) as restore_, _inverse_first(model):
         with Original(original, split) as first:
             wanted = see(original, x, 0)
         before = _off(model(x), wanted, split)
@@ -98,7 +98,13 @@ def repair_(
             after = _off(model(x), wanted, split)
         if not math.isfinite(after):
             raise DataError("the output for the calibration images is not finite. Check the model's weights.")
-    return Repair(tuple(mender.refitted), mender.left(), mender.norms, (split[1], split[0] - split[1]), before, after)
+        if after > before:
+            restore_()
+    counts = (split[1], split[0] - split[1])
+    if after > before:
+        why = f"all refits together do not help: {before:.1%} of the output is off, {after:.1%} would be"
+        return Repair((), mender.left(why), 0, counts, before, before)
+    return Repair(tuple(mender.refitted), mender.left(), mender.norms, counts, before, after)
 
 
 class _Mender(Calls):
@@ -131,11 +137,12 @@ class _Mender(Calls):
     def after(self, call: Call, out: Tensor) -> None:
         pass
 
-    def left(self) -> tuple[Skipped, ...]:
-        """The layers that keep their weights, in the order of the model."""
-        done = {row.path for row in self.refitted}
+    def left(self, undone: str = "") -> tuple[Skipped, ...]:
+        """The layers that keep their weights, in the order of the model; with a reason why those that were fitted do, these too."""
+        reasons = self._reasons | ({row.path: undone for row in self.refitted} if undone else {})
+        done = {row.path for row in self.refitted} - reasons.keys()
         why = "is not called with its own weight for the calibration"
-        return tuple(Skipped(path, self._reasons.get(path, why)) for path in self._layers if path not in done)
+        return tuple(Skipped(path, reasons.get(path, why)) for path in self._layers if path not in done)
 
     def _refit_(self, call: Call) -> Refitted | str:
         """New weights, or why there are none."""
@@ -253,14 +260,18 @@ def _off(output: Any, wanted: Any, images: tuple[int, int]) -> float:
 
 
 @contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
-    """What fails inside leaves the model's numbers as they were."""
+def _restored(model: nn.Module) -> Iterator[Callable[[], None]]:
+    """What fails inside leaves the model's numbers as they were; yields what brings them back without that."""
     before = [(tensor, tensor.detach().clone()) for _, tensor in tensors_of(model)]
-    try:
-        yield
-    except BaseException:
+
+    def restore_() -> None:
         for tensor, value in before:
             tensor.copy_(value)
+
+    try:
+        yield restore_
+    except BaseException:
+        restore_()
         raise
 
 
