@@ -126,7 +126,7 @@ def measured(data: Cifar | ImageNet, network: str, label: str, keep: Any, score:
     return {
         "network": network, "keep": label, "score": score, "images": images, "tested": TESTED if network in NETWORKS else 1_300,
         "parameters": [plan.before, plan.after], "accuracy": found, "seconds": took,
-        "output_off": [report.before, report.after], "refitted": len(report.refitted), "layers": len(report.refitted) + len(report.left),
+        "commit": rounds.COMMIT, "output_off": [report.before, report.after], "refitted": len(report.refitted), "layers": len(report.refitted) + len(report.left),
     }  # fmt: skip
 
 
@@ -151,6 +151,8 @@ def run(only: str | None) -> dict[str, Any]:
     """Measure what is not in the file; it is written after each row."""
     path = rounds.RESULTS / f"{NAME}.json"
     results = read(path) or {"rows": [], "tuned": [], "dense": {}}
+    for row in results["rows"]:
+        row.setdefault("commit", results["commit"])
     cifar: Cifar | None = None
     imagenet: ImageNet | None = None
 
@@ -209,10 +211,11 @@ def table(document: Mapping[str, Any]) -> str:
             f"{document['dense'][row['network']]:.2f} | {found['cut']:.2f} | {norms} | {found['repaired']:.2f} | "
             f"{row['seconds']['repair']['processor']:.1f} |"
         )
+    commits = ", ".join(sorted({row["commit"] for row in document["rows"]}))
     photos = ", 1,300 validation images for MobileNetV2" if "mobilenet_v2" in document["dense"] else ""
     return "\n".join(lines) + (
         f"\n\nTop-1 in percent, no training; the first {TESTED:,} test images of CIFAR-10{photos}, one draw of the calibration images each. Processor seconds; {document['hardware'].get('cpu', 'unknown processor')}, "
-        f"{document['threads']} thread, torch {document['versions']['torch']}, commit {document['commit']}."
+        f"{document['threads']} thread, torch {document['versions']['torch']}, commits {commits}."
     )
 
 
