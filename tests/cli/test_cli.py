@@ -384,7 +384,10 @@ def test_compress_prints_before_and_after_and_the_files(shell, tmp_path):
         (["plan", "lenet5", "--set", "order"], "--set takes NAME=VALUE here, got 'order'."),
         (["plan", "lenet5", "--set", "colour=red"], "has no setting 'colour'. It has keep, floor"),
         (["plan", "lenet5", "--method", "magic"], "no method 'magic'. There are cfdp, frequency-regularization"),
-        (["plan", "lenet5", "--method", "cfdp"], "CFDP looks at activations and needs calibration"),
+        (
+            ["plan", "lenet5", "--method", "cfdp"],
+            "cfdp decides by what layers read, and needs images: add --data SOURCE",
+        ),
         (["plan", "lenet5", "--method", "cfdp", "--score", "best"], "score must be one of ortho, paper, official"),
         (["plan", "lenet5", "--score", "ortho"], "frequency-regularization has no setting 'score'"),
         (["plan", "lenet5", "--schedule", "never"], "schedule must be one of geometric"),
