@@ -4,7 +4,7 @@
 
 Needs ``SPECTRIM_DATA`` with imagenet-val-1300.npz, imagenet-sample-1000.npz (for the bands) and the weights of MobileNetV2.
 Both networks have their norms folded and run in channels_last, batch 1; a layer is cut only where it is measured to be
-faster. In some rows the weights that are left are then fitted in closed form, on 209 of the other images. The dense and the pruned network take turns; the accuracy is that of the very network that is timed.
+faster. In some rows the weights that are left are then fitted in closed form, on 208 of the other images. The dense and the pruned network take turns; the accuracy is that of the very network that is timed.
 """
 
 import copy

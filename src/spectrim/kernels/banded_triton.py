@@ -135,17 +135,18 @@ def banded_pointwise_triton(
     shape = {"tall": tall, "wide": wide, "frequencies": frequencies, "pixels": pixels, "blocks": _BLOCKS, "parts": _CHANNELS}  # fmt: skip
     place = height, width, down, across
     tiles = triton.cdiv(rows, _BLOCKS)
-    _there[tiles, triton.cdiv(channels, _CHANNELS)](
-        x, source, kept, basis, spectrum, rows, channels, top, *place, *x.stride(), **shape
-    )
     precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
     grid = triton.cdiv(rows, _ROWS), triton.cdiv(outs, _OUTER), top
-    _products[grid](
-        spectrum, weight, active, total, rows, channels, outs,
-        high=_ROWS, inner=_INNER, outer=_OUTER, precision=precision,
-    )  # fmt: skip
-    _back[tiles, triton.cdiv(outs, _CHANNELS)](
-        total, basis, weight if bias is None else bias, y, rows, outs, top, *place, *y.stride(),
-        has_bias=bias is not None, **shape,
-    )  # fmt: skip
+    with torch.cuda.device_of(x):  # else they would start on the current device
+        _there[tiles, triton.cdiv(channels, _CHANNELS)](
+            x, source, kept, basis, spectrum, rows, channels, top, *place, *x.stride(), **shape
+        )
+        _products[grid](
+            spectrum, weight, active, total, rows, channels, outs,
+            high=_ROWS, inner=_INNER, outer=_OUTER, precision=precision,
+        )  # fmt: skip
+        _back[tiles, triton.cdiv(outs, _CHANNELS)](
+            total, basis, weight if bias is None else bias, y, rows, outs, top, *place, *y.stride(),
+            has_bias=bias is not None, **shape,
+        )  # fmt: skip
     return y

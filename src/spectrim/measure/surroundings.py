@@ -47,7 +47,7 @@ def versions() -> dict[str, str]:
 def fast_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies in bfloat16 by itself.
 
-    Where an x86 processor can not, torch imitates it, and a training step of a small network took ten times as long.
+    Where an x86 processor can not, torch imitates it, and a training step takes several times as long.
 
     >>> isinstance(fast_bfloat16(torch.device("cpu")), bool)
     True

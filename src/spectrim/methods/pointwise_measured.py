@@ -27,7 +27,7 @@ def corrected(model: nn.Module, layers: Mapping[str, Cuttable], x: Tensor) -> di
     """The layers, what they lose multiplied by how far the first order is off where the layer is cut alone.
 
     The first order holds for small changes. Layers over large maps are followed by many others, and a cut of them changes the output
-    several times as much as it says, so that in one ranking of all layers they would be cut too early.
+    by more than it says, so that in one ranking of all layers they would be cut too early.
 
     Args:
         model: Stays as it is. It runs once for each layer.

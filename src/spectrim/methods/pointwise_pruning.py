@@ -69,8 +69,8 @@ class PointwisePruning(Method, name="pointwise-pruning"):
         block: Side of the blocks: a number, ``auto`` (the largest up to 8 that divides the map) or ``map`` (one block, the whole map).
         order: In which frequencies are kept: ``zigzag``, ``radial``, ``square``, or ``energy`` (by what each layer reads).
         score: Whose output is looked at: ``output``, the model's, to first order, by a backward pass without labels; ``measured``, that too,
-            and what each layer loses is multiplied by how much more a cut of it alone is seen to change, in one forward pass for each
-            layer; ``energy``, each layer's own, exactly and relative to its energy, without gradients.
+            and what each layer loses is multiplied by how much more a cut of it alone is seen to change, in one forward pass of up to 16
+            images, of the first batch, for each layer; ``energy``, each layer's own, exactly and relative to its energy, without gradients.
         levels: Most different bands in a layer; each is one dense product when the network is finalized, but with :mod:`spectrim.kernels`
             built, where as many as there are coefficients cost no more.
         pays: Which layers are cut: those where ``macs`` are saved, with the transforms counted; those that run faster by a measurement of
@@ -247,6 +247,8 @@ class PointwisePruning(Method, name="pointwise-pruning"):
         chosen = sites.selected(candidates, where, model=model) if candidates else set()
         check_swapped(candidates, chosen)
         skipped = {site.path: reason_against(site, chosen=site.name in chosen) for site in candidates}
+        twice = {path: f"also stands as {other}" for path, other in sites.twice(model).items()}
+        skipped |= {path: twice[path] for path, reason in skipped.items() if path in twice and not reason}
         hosts = {site.path: site.module for site in candidates if not skipped[site.path]}
         readings = read_spectra(
             model,

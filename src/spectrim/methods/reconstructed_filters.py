@@ -96,6 +96,10 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
             raise ValueError(f"groups must be a whole number of at least 1, got {self.groups!r}.")
         if type(self.share_groups) is not bool:
             raise ValueError(f"share_groups must be True or False, got {self.share_groups!r}.")
+        if self.share_groups and self.groups == 1:
+            raise ValueError(
+                "share_groups=True is for several groups, got groups=1. Leave it out, or ask for groups=2."
+            )
         self._rebuilding(0.5 if self.keep is None else self.keep)
 
     def __repr__(self) -> str:
@@ -121,9 +125,11 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
                 skipped.append(Skipped(site.path or "(the model)", reason))
             else:
                 hosts[site.path] = sizes
-        tied = sites.tied(model)
-        for path in [path for path in hosts if f"{path}.weight" in tied]:
-            skipped.append(Skipped(path, f"tied with {tied[f'{path}.weight']}"))
+        names = sites.tied(model)
+        tied = {path: f"tied with {names[f'{path}.weight']}" for path in hosts if f"{path}.weight" in names}
+        twice = {path: f"also stands as {other}" for path, other in sites.twice(model).items() if path in hosts}
+        for path, reason in (twice | tied).items():
+            skipped.append(Skipped(path, reason))
             del hosts[path]
         keep, budget = self._settled(model, hosts, calibration)
         settings = self._rebuilding(keep)

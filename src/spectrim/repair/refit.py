@@ -59,7 +59,7 @@ def repair_(
         plan: That was applied.
         calibration: Batches of training images, or one tensor of them. A few hundred are enough.
         images: At most so many are used, the first ones; if None, 640, or of larger images as many as have ten million pixels
-            together, but 64. All of them go through the networks at once, so memory is that of a forward pass over them.
+            together, but at least 64. All of them go through the networks at once, so memory is that of a forward pass over them.
         ridge: How strongly weights are held to what the cut left of them, relative to the mean square of a layer's inputs.
 
     Returns:

@@ -60,8 +60,8 @@ def _bands(result: Mapping[str, Any]) -> str:
         return ""
     whole, kept, transforms = (sum(each) for each in zip(*costs, strict=True))
     return (
-        f"{units.plural(len(costs), 'pointwise convolution')} of {units.short(whole)} multiplications became {units.short(kept)}, and "
-        f"{units.short(transforms)} to transform by rows and columns, as the compiled kernels do; both are among the multiply-adds above. "
+        f"{units.plural(len(costs), 'pointwise layer')} of {units.short(whole)} multiplications became {units.short(kept)}, and "
+        f"{units.short(transforms)} to transform by rows and columns, as the compiled kernels do; both are among the multiply-adds above, unless a stream was left a spectrum. "
         "Plain torch transforms coefficient by coefficient, which are more."
     )
 

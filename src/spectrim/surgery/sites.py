@@ -104,6 +104,19 @@ def tied(model: nn.Module) -> dict[str, str]:
             for position, name in enumerate(group)}  # fmt: skip
 
 
+def twice(model: nn.Module) -> dict[str, str]:
+    """Modules that stand under several names: the first one with another one of them.
+
+    >>> conv = nn.Conv2d(1, 1, 1)
+    >>> twice(nn.Sequential(conv, nn.ReLU(), conv))
+    {'0': '2'}
+    """
+    names: dict[int, list[str]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(id(module), []).append(path)
+    return {first: others[0] for first, *others in names.values() if others}
+
+
 def selected(sites: Sequence[Site], where: Where, *, model: nn.Module) -> set[str]:
     """The names of those sites that ``where`` selects.
 
