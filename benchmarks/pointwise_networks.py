@@ -102,6 +102,14 @@ def of_timm(name: str) -> Callable[[], nn.Module]:
     return make
 
 
+def convnext_tiny() -> nn.Module:
+    """ConvNeXt-Tiny as torchvision builds it, with linear layers, as it is initialised."""
+    import torchvision
+
+    model: nn.Module = torchvision.models.convnext_tiny()
+    return model
+
+
 NETWORKS = {
     "SqueezeNet 1.1": Network(squeezenet, without=""),
     "EfficientNet-Lite0": Network(efficientnet_lite0, HALF, without=""),
@@ -109,6 +117,7 @@ NETWORKS = {
     "MobileNetV3-Large": Network(of_timm("mobilenetv3_large_100")),
     "EfficientNet-B0": Network(of_timm("efficientnet_b0")),
     "ConvNeXt-Atto": Network(of_timm("convnext_atto"), note="its multilayer perceptrons as 1x1 convolutions"),
+    "ConvNeXt-Tiny": Network(convnext_tiny, note="its multilayer perceptrons as linear layers, channels last"),
     "ResNet-50": Network(of_timm("resnet50")),
 }
 
