@@ -29,6 +29,7 @@ PUBLIC = [
     "finalize_",
     "inspect",
     "inspect_channels",
+    "inspect_frequencies",
     "load_",
     "penalty",
     "plan",

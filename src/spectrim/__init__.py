@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     from spectrim.methods import CFDP, FrequencyRegularization, PointwisePruning, ReconstructedFilters
     from spectrim.repair import reestimate_norms_, repair_
     from spectrim.surgery import Plan
-    from spectrim.verbs import anneal_, compress_, finalize_, inspect, inspect_channels, penalty, plan
+    from spectrim.verbs import (
+        anneal_,
+        compress_,
+        finalize_,
+        inspect,
+        inspect_channels,
+        inspect_frequencies,
+        penalty,
+        plan,
+    )
 
 _HOMES = {
     "spectrim.artifact": ("load_", "save"),
@@ -36,7 +45,16 @@ _HOMES = {
     "spectrim.methods": ("CFDP", "FrequencyRegularization", "PointwisePruning", "ReconstructedFilters"),
     "spectrim.repair": ("reestimate_norms_", "repair_"),
     "spectrim.surgery": ("Plan",),
-    "spectrim.verbs": ("anneal_", "compress_", "finalize_", "inspect", "inspect_channels", "penalty", "plan"),
+    "spectrim.verbs": (
+        "anneal_",
+        "compress_",
+        "finalize_",
+        "inspect",
+        "inspect_channels",
+        "inspect_frequencies",
+        "penalty",
+        "plan",
+    ),
 }
 
 __all__ = [  # noqa: RUF022 - sorted as people sort
@@ -57,6 +75,7 @@ __all__ = [  # noqa: RUF022 - sorted as people sort
     "finalize_",
     "inspect",
     "inspect_channels",
+    "inspect_frequencies",
     "load_",
     "penalty",
     "plan",

@@ -14,8 +14,10 @@ from spectrim.measure.choice import Choice, faster, fastest, inputs_of
 from spectrim.measure.settling import chain_where_faster_, settle_for_onnxruntime_
 from spectrim.methods.cfdp import CFDP
 from spectrim.methods.method import Method
+from spectrim.methods.pointwise_pruning import PointwisePruning
 from spectrim.nn.component import KINDS, Component, Layer, components
 from spectrim.report.channels import ChannelInspection
+from spectrim.report.frequencies import FrequencyInspection
 from spectrim.report.inspection import Inspection, inspect_model, inspect_parts
 from spectrim.surgery.arranging import sort_channels_
 from spectrim.surgery.edits import plain_parameter, replace_module_, replace_tensor_
@@ -274,3 +276,25 @@ def inspect_channels(
     """
     groups, skipped = method.ranking(model, where=where, calibration=calibration)
     return ChannelInspection(method=repr(method), model=type(model).__name__, groups=groups, skipped=skipped)
+
+
+def inspect_frequencies(
+    model: nn.Module, method: PointwisePruning, *, where: Where = None, calibration: Calibration = None
+) -> FrequencyInspection:
+    """What each frequency is worth in every channel that pointwise convolutions read, and what bands that gives; nothing is changed.
+
+    Print it for a table: how surely the worth falls with the frequency (the median over the channels of its rank correlation), and how far
+    the bands of the channels lie apart. Take ``to_json()`` for all numbers, ``draw("frequencies.png")`` for a picture.
+
+    Args:
+        model, method, where, calibration: As for :func:`plan`, and what that raises is raised.
+
+    >>> import spectrim as st
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 1))
+    >>> method = st.PointwisePruning(keep=0.5, pays="always")
+    >>> found = st.inspect_frequencies(net, method, calibration=torch.rand(4, 3, 10, 10))
+    >>> found.layers[0].worth.shape
+    torch.Size([8, 63])
+    """
+    layers, skipped = method.sensitivities(model, where=where, calibration=calibration)
+    return FrequencyInspection(method=repr(method), model=type(model).__name__, layers=layers, skipped=skipped)

@@ -11,7 +11,7 @@ from spectrim.cli import options
 from spectrim.cli.errors import BadValueError, values
 
 if TYPE_CHECKING:
-    from spectrim.report import ChannelInspection, Inspection
+    from spectrim.report import ChannelInspection, FrequencyInspection, Inspection
 
 
 def plan(
@@ -72,6 +72,12 @@ def inspect(
         bool,
         typer.Option("--channels", help="Score the channels of a network on images, and show what cfdp would cut."),
     ] = False,
+    frequencies: Annotated[
+        bool,
+        typer.Option(
+            "--frequencies", help="Show on images what each frequency is worth in what pointwise convolutions read."
+        ),
+    ] = False,
     keep: options.Keep = None,
     target: options.Target = None,
     score: options.Score = None,
@@ -79,7 +85,9 @@ def inspect(
     where: options.Where = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="With --channels: draw the scores into this file (.png, .svg, .pdf)."),
+        typer.Option(
+            metavar="FILE", help="With --channels or --frequencies: draw them into this file (.png, .svg, .pdf)."
+        ),
     ] = None,
     data: options.MaybeData = None,
     image_size: options.ImageSize = None,
@@ -89,7 +97,7 @@ def inspect(
     normalize: options.Normalize = "data",
     as_json: options.AsJSON = False,
 ) -> None:
-    """Show what is in an artifact, what a network's weights look like in the frequency domain, or how its channels score.
+    """Show what is in an artifact, what a network's weights look like in the frequency domain, how its channels score, or what frequencies it reads.
 
     \b
     Examples:
@@ -98,8 +106,9 @@ def inspect(
       spectrim inspect runs/a/model.safetensors --json
       spectrim inspect resnet20 --channels --data cifar10:DIR --weights resnet20.safetensors --normalize imagenet \\
           --score ortho --keep 0.5 --out scores.png
+      spectrim inspect timm:mobilenetv2_100 --frequencies --data images:photos --weights w.safetensors --out spectra.png
     """
-    found: Inspection | ChannelInspection
+    found: Inspection | ChannelInspection | FrequencyInspection
     with values():
         import spectrim
         from spectrim.training.job import Job
@@ -115,13 +124,18 @@ def inspect(
             "--where": where,
             "--out": out,
         }
-        if not channels and (stray := [name for name, value in given.items() if value is not None]):
-            raise BadValueError(f"{stray[0]} is about the scores of channels. Add --channels, or leave it out.")
-        if channels and data is None:
-            raise BadValueError("--channels scores what layers read and needs images: add --data SOURCE.")
-        if channels and Path(what).is_file():
+        look = "--channels" if channels else "--frequencies" if frequencies else None
+        if channels and frequencies:
+            raise BadValueError("--channels and --frequencies are two questions. Ask one at a time.")
+        if look is None and (stray := [name for name, value in given.items() if value is not None]):
             raise BadValueError(
-                f"--channels runs a network on images, and {what!r} is a file. Give the network's name, and --weights {what}."
+                f"{stray[0]} is about the scores of channels or frequencies. Add --channels or --frequencies, or leave it out."
+            )
+        if look is not None and data is None:
+            raise BadValueError(f"{look} scores what layers read and needs images: add --data SOURCE.")
+        if look is not None and Path(what).is_file():
+            raise BadValueError(
+                f"{look} runs a network on images, and {what!r} is a file. Give the network's name, and --weights {what}."
             )
         if Path(what).is_file():
             found = spectrim.inspect(what)
@@ -129,12 +143,16 @@ def inspect(
             network = build(what, fit_for(data, image_size=image_size, channels=image_channels, num_classes=classes))
             if weights is not None:
                 load_file_(network, weights)
-            if channels and data is not None:
-                typed = options.settings("cfdp", keep, None, None, settings, score=score, target=target)
-                method = method_for(Job(model=what, data=data, method="cfdp", settings=typed))
-                assert isinstance(method, spectrim.CFDP)  # noqa: S101 - by its name
+            if look is not None and data is not None:
                 calibration = calibration_for(network, data, image_size=image_size, normalize=normalize)
-                found = spectrim.inspect_channels(network, method, where=where, calibration=calibration)
+                name = "cfdp" if channels else "pointwise-pruning"
+                typed = options.settings(name, keep, None, None, settings, score=score, target=target)
+                method = method_for(Job(model=what, data=data, method=name, settings=typed))
+                if isinstance(method, spectrim.CFDP):
+                    found = spectrim.inspect_channels(network, method, where=where, calibration=calibration)
+                else:
+                    assert isinstance(method, spectrim.PointwisePruning)  # noqa: S101 - by its name
+                    found = spectrim.inspect_frequencies(network, method, where=where, calibration=calibration)
                 if out is not None:
                     found.draw(out)
             else:

@@ -29,6 +29,7 @@ from spectrim.nn.pointwise import BandedPointwiseConv2d
 from spectrim.surgery import sites
 from spectrim.surgery.edits import SwapModule
 from spectrim.surgery.plan import Plan, Skipped
+from spectrim.surgery.sensitivity import Sensitivity
 from spectrim.surgery.sites import Site, Where
 from spectrim.transforms.bands import rounded_up
 from spectrim.transforms.scans import SCANS
@@ -161,34 +162,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             ValueError: There is no calibration, or the budget cannot be reached.
             DataError: The calibration is empty, holds NaN, or does not go through the model.
         """
-        candidates = _candidates(model)
-        chosen = sites.selected(candidates, where, model=model) if candidates else set()
-        _check_order(model, candidates, chosen)
-        batches = images_of(calibration, model, who="PointwisePruning")
-        first = next(batches)
-        skipped = {site.path: _reason(site, chosen=site.name in chosen) for site in candidates}
-        convolutions = {site.path: site.module for site in candidates if not skipped[site.path]}
-        readings = read_spectra(
-            model,
-            {path: conv for path, conv in convolutions.items() if isinstance(conv, nn.Conv2d)},
-            _again(first, batches),
-            block=self.block,
-            score=self.score,
-        )
-        layers: dict[str, _Cuttable] = {}
-        for site in candidates:
-            path = site.path
-            if skipped[path]:
-                continue
-            reading = readings.get(path)
-            if reading is None:
-                skipped[path] = "is not called as a layer"
-            elif reading.reason:
-                skipped[path] = reading.reason
-            elif sites.per_site(self.keep, site) is None:
-                skipped[path] = "no pattern of keep matches"
-            else:
-                layers[path] = _Cuttable.of(convolutions[path], reading, self.order, self.levels)
+        layers, skipped, first = self._read(model, where, calibration)
         target = None if self.target is None else Target.parse(self.target, _TARGETS)
         by_time = target is not None and target.quantity == "latency"
         paces = {path: layer.pace() for path, layer in layers.items()} if by_time or self.weigh == "time" else {}
@@ -232,6 +206,58 @@ class PointwisePruning(Method, name="pointwise-pruning"):
         before = sum(p.numel() for p in model.parameters())
         learned = {(path in tied, tied.get(path, path)): layers[path].channels for path in bands} if self.learn else {}
         return Plan(repr(self), type(model).__name__, edits, rows, before, before + sum(learned.values()), budget)
+
+    def sensitivities(
+        self, model: nn.Module, *, where: Where = None, calibration: Calibration = None
+    ) -> tuple[tuple[Sensitivity, ...], tuple[Skipped, ...]]:
+        """What each frequency is worth in each channel, with the bands of :meth:`plan`; and the convolutions that were not read.
+
+        Args:
+            model, where, calibration: As for :meth:`plan`, and what that raises is raised.
+        """
+        batches = list(images_of(calibration, model, who="PointwisePruning"))
+        layers, skipped, _ = self._read(model, where, batches)
+        kept = {
+            edit.path: tuple(edit.spec["kept"])
+            for edit in self.plan(model, where=where, calibration=batches).edits
+            if isinstance(edit, SwapModule)
+        }
+        found = [Sensitivity(path, layer.block, layer.worth, kept.get(path)) for path, layer in layers.items()]
+        return tuple(found), tuple(Skipped(path, reason) for path, reason in skipped.items() if reason)
+
+    def _read(
+        self, model: nn.Module, where: Where, calibration: Calibration
+    ) -> tuple[dict[str, "_Cuttable"], dict[str, str], Tensor]:
+        """The layers that can be cut; why the others cannot, empty where they can; and the first batch."""
+        candidates = _candidates(model)
+        chosen = sites.selected(candidates, where, model=model) if candidates else set()
+        _check_order(model, candidates, chosen)
+        batches = images_of(calibration, model, who="PointwisePruning")
+        first = next(batches)
+        skipped = {site.path: _reason(site, chosen=site.name in chosen) for site in candidates}
+        convolutions = {site.path: site.module for site in candidates if not skipped[site.path]}
+        readings = read_spectra(
+            model,
+            {path: conv for path, conv in convolutions.items() if isinstance(conv, nn.Conv2d)},
+            _again(first, batches),
+            block=self.block,
+            score=self.score,
+        )
+        layers: dict[str, _Cuttable] = {}
+        for site in candidates:
+            path = site.path
+            if skipped[path]:
+                continue
+            reading = readings.get(path)
+            if reading is None:
+                skipped[path] = "is not called as a layer"
+            elif reading.reason:
+                skipped[path] = reading.reason
+            elif sites.per_site(self.keep, site) is None:
+                skipped[path] = "no pattern of keep matches"
+            else:
+                layers[path] = _Cuttable.of(convolutions[path], reading, self.order, self.levels)
+        return layers, skipped, first
 
     def _kept(self, layers: Mapping[str, "_Cuttable"], keeps: Mapping[str, float]) -> dict[str, Tensor]:
         """The bands that keep what was asked for, of the layers where that pays; those of one ``keep`` have one price."""
@@ -391,6 +417,11 @@ class _Cuttable:
         if by == "time":
             return self._is_faster(bands)
         return by == "always" or sum(self.multiplications(bands)) < self.dense
+
+    @property
+    def worth(self) -> Float[Tensor, "in frequency"]:
+        """Of each frequency behind the mean."""
+        return (self.rest[:, :-1] - self.rest[:, 1:]).clamp(min=0)
 
     @property
     def geometry(self) -> Geometry:

@@ -4,6 +4,7 @@ The page (:mod:`spectrim.report.page`) needs the ``report`` extra and is importe
 """
 
 from spectrim.report.channels import ChannelInspection
+from spectrim.report.frequencies import FrequencyInspection
 from spectrim.report.inspection import Inspection, Row, inspect_model, inspect_parts
 from spectrim.report.page import render, write_page
 from spectrim.report.spectrum import coefficients_for, cumulative_energy, spectra
@@ -11,6 +12,7 @@ from spectrim.report.tables import Table, before_after
 
 __all__ = [
     "ChannelInspection",
+    "FrequencyInspection",
     "Inspection",
     "Row",
     "Table",
