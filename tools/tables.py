@@ -172,6 +172,7 @@ TABLES: dict[str, tuple[str, Render]] = {
     "pointwise-onnx": ("pointwise_onnx.json", by_script("pointwise_onnx")),
     "pointwise-onnx-layers": ("pointwise_onnx_layers.json", by_script("pointwise_onnx_layers")),
     "pointwise-mobilenetv2": ("pointwise_mobilenetv2.json", by_script("pointwise_mobilenetv2")),
+    "pointwise-frequencies": ("pointwise_frequencies.json", by_script("pointwise_frequencies")),
     "pointwise-learned": ("pointwise_learned.json", by_script("pointwise_learned")),
     "resnet20": ("resnet20_cifar10.json", by_script("resnet20_cifar10")),
     "cfdp-rankings": ("cfdp_cifar10.json", by_script("cfdp_cifar10")),

@@ -335,7 +335,10 @@ def test_compress_prints_before_and_after_and_the_files(shell, tmp_path):
         (["plan", "lenet5", "--method", "cfdp", "--score", "best"], "score must be one of ortho, paper, official"),
         (["plan", "lenet5", "--score", "ortho"], "frequency-regularization has no setting 'score'"),
         (["plan", "lenet5", "--schedule", "never"], "schedule must be one of geometric"),
-        (["inspect", "lenet5", "--keep", "0.5"], "--keep is about the scores of channels or frequencies. Add --channels or --f"),
+        (
+            ["inspect", "lenet5", "--keep", "0.5"],
+            "--keep is about the scores of channels or frequencies. Add --channels or --f",
+        ),
         (["inspect", "lenet5", "--channels"], "--channels scores what layers read and needs images: add --data"),
         (["inspect", "/no/file.safetensors"], "no network '/no/file.safetensors'"),
         (["eval", "lenet5", "/no/file", "--data", "digits"], "there is no weights file '/no/file'"),

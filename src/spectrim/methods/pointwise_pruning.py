@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -218,7 +218,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
         batches = list(images_of(calibration, model, who="PointwisePruning"))
         layers, skipped, _ = self._read(model, where, batches)
         kept = {
-            edit.path: tuple(edit.spec["kept"])
+            edit.path: tuple(cast(list[int], edit.spec["kept"]))
             for edit in self.plan(model, where=where, calibration=batches).edits
             if isinstance(edit, SwapModule)
         }

@@ -136,16 +136,11 @@ def _figure(found: FrequencyInspection) -> "Figure":
     rows = -(-count // columns)
     figure = Figure(figsize=(max(2.3 * columns, 5.5), 1.9 * rows + 1.0), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
-    image = None
-    for place, axes in enumerate(grid.flat):
-        if place < count:
-            image = _panel(axes, shown[place])
-        else:
-            axes.set_visible(False)
-    bar = figure.colorbar(image, ax=grid, shrink=0.6, pad=0.01, ticks=[-_DECADES, 0])
-    bar.ax.set_yticklabels(
-        [f"$10^{{-{_DECADES}}}$".replace("$", "").replace("{", "").replace("}", ""), "most"], fontsize=7
-    )
+    images = [_panel(axes, layer) for axes, layer in zip(grid.flat, shown, strict=False)]
+    for axes in grid.flat[count:]:
+        axes.set_visible(False)
+    bar = figure.colorbar(images[0], ax=grid, shrink=0.6, pad=0.01, ticks=[-_DECADES, 0])
+    bar.ax.set_yticklabels([f"most / 1e{_DECADES}", "most"], fontsize=7)
     bar.outline.set_visible(False)
     figure.suptitle(found.headline(), x=0.01, ha="left", fontsize=8.5, wrap=True)
     figure.supxlabel(
