@@ -59,3 +59,11 @@ def test_rich_shows_the_same_cells_and_does_not_read_them_as_markup():
     assert "[red]a[/red]" in written.getvalue()
     assert "[b]T" in written.getvalue()
     assert "all" in written.getvalue()
+
+
+def test_a_cut_network_has_no_lines_about_codes():
+    compressed = {"numbers": 30, "coded_numbers": 0, "bytes": {"total": 70, "payload": 0, "plain": 60, "header": 10}}
+    printed = str(before_after({"dense": {"parameters": 100, "bytes": 400}, "compressed": compressed}))
+    assert "coded" not in printed
+    assert "coefficients" not in printed
+    assert "other tensors" in printed

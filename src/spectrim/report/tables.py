@@ -113,11 +113,13 @@ def before_after(result: Mapping[str, Any]) -> Table:
     compare("learned numbers", learned, number(result, "compressed", "numbers"), units.count, "fewer more")
     coefficients = sum(number(layer, "numel") or 0 for layer in mappings(result, "layers")) or None
     coded = number(result, "compressed", "coded_numbers")
-    compare("  in coded weights", coefficients, coded, units.count, "fewer more")
+    if coded or coefficients:  # a cut network has none
+        compare("  in coded weights", coefficients, coded, units.count, "fewer more")
     stored = number(result, "dense", "bytes")
     compare("bytes", stored, number(result, "compressed", "bytes", "total"), units.size, "smaller larger")
     for part, label in (("payload", "  coefficients"), ("plain", "  other tensors"), ("header", "  header")):
-        rows.append([label, "", units.size(number(result, "compressed", "bytes", part)), ""])
+        if part != "payload" or number(result, "compressed", "bytes", part):
+            rows.append([label, "", units.size(number(result, "compressed", "bytes", part)), ""])
     macs = number(result, "dense", "macs")
     compare("multiply-adds", macs, number(result, "compressed", "macs"), units.short, "fewer more")
     old, new = number(result, "dense", "latency_ms"), number(result, "compressed", "latency_ms")
