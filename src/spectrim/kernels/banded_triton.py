@@ -137,7 +137,7 @@ def banded_pointwise_triton(
     tiles = triton.cdiv(rows, _BLOCKS)
     precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
     grid = triton.cdiv(rows, _ROWS), triton.cdiv(outs, _OUTER), top
-    with torch.cuda.device_of(x):  # else they would start on the current device
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # else they would start on the current device
         _there[tiles, triton.cdiv(channels, _CHANNELS)](
             x, source, kept, basis, spectrum, rows, channels, top, *place, *x.stride(), **shape
         )
