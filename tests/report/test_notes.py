@@ -27,7 +27,7 @@ def test_a_loss_that_nothing_was_trained_after_comes_with_what_to_do():
 def test_multiplications_of_bands_are_told_from_those_of_the_plain_form():
     edits = [{"spec": {"macs": [1_000_000, 300_000, 50_000]}}, {"spec": {"macs": [2_000_000, 500_000, 70_000]}}]
     (note,) = said(run(0.79, edits=edits), "by rows and columns")
-    assert "2 pointwise convolutions of 3 M multiplications became 800" in note
+    assert "2 pointwise layers of 3 M multiplications became 800" in note
     assert not said(run(0.79, edits=[{"spec": {"rank": 3}}]), "by rows and columns")
 
 
