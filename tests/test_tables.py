@@ -64,3 +64,29 @@ def test_what_the_page_says_of_cfdps_rankings_is_in_the_file():
     best = mean("resnet20-inner", "tp magnitude", "finetuned")
     rankings = {each["ranking"] for each in entries if each["cut"] == "resnet20-inner"} - {"tp magnitude", "tp LAMP"}
     assert best > max(mean("resnet20-inner", other, "finetuned") for other in rankings)
+
+
+def test_what_the_page_says_of_longer_schedules_is_in_the_file():
+    entries = json.loads((tables.RESULTS / "template_cifar10.json").read_text())["entries"]
+    found = {each["arm"].removeprefix("resnet20-48-"): each for each in entries
+             if each["arm"].startswith("resnet20-48-") and each["seed"] == 0}  # fmt: skip
+
+    def behind(arm: str, longer: str) -> float:
+        return float(found[f"pruned{longer}"]["accuracy"] - found[f"{arm}{longer}"]["accuracy"])
+
+    said = [behind("outputs", ""), behind("outputs", "-longer"), behind("rebuilt", ""), behind("rebuilt", "-longer")]
+    page = (tables.ROOT / "docs" / "methods" / "reconstructed-filters.md").read_text()
+    for distance, text in zip(said, ("3.7", "1.1", "7.3", "2.2"), strict=True):
+        assert abs(distance - float(text)) < 0.06
+        assert text in page
+    refit = [each["accuracy"] for each in entries if each["arm"] == "resnet20-48-pruned-refit"]
+    assert statistics.fmean(refit) > found["pruned"]["accuracy"] + 0.9
+
+
+def test_what_the_page_says_of_the_measured_score_is_in_the_file():
+    rows = json.loads((tables.RESULTS / "pointwise_mobilenetv2.json").read_text())["rows"]
+    by = {(row["keep"], row["score"]): row for row in rows if "keep" in row}
+    for keep in (0.5, 0.6, 0.7):
+        ours, first_order = by[keep, "measured"], by[keep, "output"]
+        assert ours["macs_saved"] > first_order["macs_saved"]
+        assert ours["top1"] >= first_order["top1"]

@@ -51,5 +51,5 @@ def products(sizes: ConvSizes, templates: int, *, groups: int = 1, family: Famil
     >>> 16 * 16 * products(ConvSizes.of(nn.Conv2d(64, 128, 3)), 32, groups=2)
     5160960
     """
-    each = {"scalar": 1, "matrix": sizes.taps}.get(family, 4)
+    each = {"scalar": 1, "rotation": 4, "affine": 4, "affine-moved": 4, "matrix": sizes.taps}[family]
     return sizes.taps * (sizes.inside * templates + each * groups * (sizes.outside - templates))

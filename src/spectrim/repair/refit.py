@@ -98,12 +98,11 @@ def repair_(
             after = _off(model(x), wanted, split)
         if not math.isfinite(after):
             raise DataError("the output for the calibration images is not finite. Check the model's weights.")
+        counts = (split[1], split[0] - split[1])
         if after > before:
             restore_()
-    counts = (split[1], split[0] - split[1])
-    if after > before:
-        why = f"all refits together do not help: {before:.1%} of the output is off, {after:.1%} would be"
-        return Repair((), mender.left(why), 0, counts, before, before)
+            why = f"all refits together do not help: {before:.1%} of the output is off, {after:.1%} would be"
+            return Repair((), mender.left(why), 0, counts, before, before)
     return Repair(tuple(mender.refitted), mender.left(), mender.norms, counts, before, after)
 
 
