@@ -134,6 +134,8 @@ ARMS = {
     "resnet20-48-pruned-longer": Arm(network="resnet20", less=48, control=True, epochs=3),
     "resnet20-48-outputs-longer": Arm(network="resnet20", less=48, settings=OUTPUTS, epochs=3),
     "resnet20-48-rebuilt-longer": Arm(network="resnet20", less=48, epochs=3),
+    "resnet20-48-outputs-long": Arm(network="resnet20", less=48, settings=OUTPUTS, epochs=8),
+    "resnet20-48-pruned-long": Arm(network="resnet20", less=48, control=True, epochs=8),
     "resnet20-48-ones": Arm(network="resnet20", less=48, settings={"start": "ones"}),
     "resnet20-48-cosine": Arm(network="resnet20", less=48, settings={"assign": "cosine"}),
     "resnet20-48-half-labels": Arm(
