@@ -13,13 +13,12 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from spectrim.nn.component import Layer, Spec
 from spectrim.nn.conv_sizes import ConvSizes
-from spectrim.nn.template_fitting import OutputFit, fitted_to_outputs, patches, seen, white
-from spectrim.nn.templates import Rebuilding, assigned, chosen, magnitude
+from spectrim.nn.template_fitting import seen
+from spectrim.nn.template_pruning import Filters, agree_, prune_together_, rebuilt
+from spectrim.nn.templates import Rebuilding, magnitude
 from spectrim.nn.two_stage import TwoStageConv
 from spectrim.transforms.taps import (
     Family,
-    fitted,
-    fitted_matrices,
     identity,
     matrices,
     shape_of,
@@ -123,15 +122,8 @@ class TemplateConv(Layer, kind="template-conv"):
     def forward(self, x: Float[Tensor, "batch in *space"]) -> Float[Tensor, "batch out *left"]:
         """The convolution with the rebuilt filters."""
         weight = self.filters()
-        if self.training and self.rebuilding is not None and self.rebuilding.looks:
-            self._seen = seen(x, self.sizes)
-        if (
-            self.training
-            and weight.requires_grad
-            and self.rebuilding is not None
-            and self.rebuilding.saliency == "taylor"
-        ):
-            weight.register_hook(self._felt)  # type: ignore[no-untyped-call]
+        if self.training and self.rebuilding is not None:
+            self._watch(x, weight, self.rebuilding)
         sizes = self.sizes
         return _CONVOLUTIONS[sizes.dims](x, weight, self.bias, sizes.stride, sizes.padding, sizes.dilation)
 
@@ -164,10 +156,6 @@ class TemplateConv(Layer, kind="template-conv"):
     def _numbers(self) -> Tensor:
         return self.transformations.view(self.groups, -1, *shape_of(self.family, self.sizes.kernel))
 
-    def _felt(self, gradient: Tensor) -> None:
-        with torch.no_grad():
-            self.get_buffer("sensitivity").add_((gradient * self.filters()).flatten(1).sum(1).abs())
-
     # -- pruning --------------------------------------------------------------------------------------------------
 
     @property
@@ -178,79 +166,43 @@ class TemplateConv(Layer, kind="template-conv"):
     @classmethod
     def anneal_together_(cls, components: Sequence[Self], progress: float) -> None:
         """Make the steps up to ``progress``: prune the least important filters of all layers with the same settings."""
-        together: dict[Rebuilding, list[Self]] = {}
-        for layer in components:
-            if layer.rebuilding is not None:
-                together.setdefault(layer.rebuilding, []).append(layer)
-        for rebuilding, layers in together.items():
-            stage = rebuilding.stage(progress)
-            if stage > max(int(layer.get_buffer("stage")) for layer in layers):
-                filters = sum(layer.sizes.outside for layer in layers)
-                wanted = chosen(
-                    [layer._saliency(rebuilding) for layer in layers],
-                    [layer.pruned for layer in layers],
-                    rebuilding.pruned(filters, stage),
-                    rebuilding.least,
-                )
-                for layer, pruned in zip(layers, wanted, strict=True):
-                    layer._prune(pruned, rebuilding, stage)
-                    layer._agree()
+        prune_together_(components, progress)
 
-    def _agree(self) -> None:
-        """Give all processes what the first one decided: each has seen other batches."""
-        how = self.rebuilding
-        data = how is not None and (how.looks or how.saliency == "taylor")
-        if data and torch.distributed.is_available() and torch.distributed.is_initialized():
-            biases = [] if self.bias is None else [self.bias]
-            for each in (self.template, self.turned, self.transformations, *biases):
-                torch.distributed.broadcast(each.detach().view(torch.uint8), 0)  # no backend takes 16-bit integers
-
-    def _saliency(self, rebuilding: Rebuilding) -> Tensor:
-        if rebuilding.saliency == "taylor":
+    def saliency(self, how: Rebuilding) -> Float[Tensor, "out"]:
+        """How important each filter is."""
+        if how.saliency == "taylor":
             return self.get_buffer("sensitivity").double().cpu()
-        return magnitude(self.filters(), relative=rebuilding.saliency == "magnitude").cpu()
+        return magnitude(self.filters(), relative=how.saliency == "magnitude").cpu()
 
     @torch.no_grad()
-    def _prune(self, pruned: set[int], rebuilding: Rebuilding, stage: int) -> None:
-        """Rebuild these filters from the others. Transformations whose template is a new one start anew."""
+    def prune_(self, pruned: set[int], how: Rebuilding, stage: int) -> None:
+        """Rebuild these filters from the others, which ends a stage."""
         self.get_buffer("stage").fill_(stage)
-        if rebuilding.saliency == "taylor":
+        if how.saliency == "taylor":
             self.get_buffer("sensitivity").zero_()
-        if pruned == self.pruned:
-            return
-        before, current = self.pruned, self.filters()
-        kept = [n for n in range(self.sizes.outside) if n not in pruned]
-        template, fit = self.template.clone(), None
-        if rebuilding.assign == "outputs":
-            fresh = sorted(n for n in pruned if n not in before or int(template[n]) in pruned)
-            fit = self._fit(current[fresh], kept)
-            template[kept + fresh] = torch.tensor(kept + [kept[m] for m in fit.template]).to(template)
-        else:
-            generator = torch.Generator().manual_seed(rebuilding.seed + stage)
-            template = assigned(current, pruned, rebuilding.assign, generator=generator).to(template)
-            fresh = sorted(n for n in pruned if n not in before or template[n] != self.template[n])
-        rows = torch.tensor(fresh, dtype=torch.long, device=current.device)
-        self.template.copy_(template)
-        self.turned.fill_(-1)
-        everyone = torch.tensor(sorted(pruned), device=current.device)
-        self.turned[everyone] = everyone.to(self.turned)
-        numbers = self._numbers()
-        numbers[:, rows] = identity(self.family, self.sizes.kernel).to(numbers)
-        if rebuilding.start == "outputs" and self.family == "scalar":
-            fit = fit or self._fit(current[fresh], kept, [kept.index(int(m)) for m in template[rows]])
-            numbers[:, rows] = fit.factors
-            if self.bias is not None:
-                self.bias[rows] += fit.shift
-        elif rebuilding.start != "ones" and self.family in ("scalar", "matrix"):
-            closest = fitted if self.family == "scalar" else fitted_matrices
-            numbers[:, rows] = closest(current[rows], self.templates()[self.template[rows].long()], self.groups)
+        if pruned != self.pruned:
+            now = Filters(
+                self.sizes, self.family, self.groups, self.filters(), self.templates(), self.template, self._seen
+            )
+            start = rebuilt(now, self.pruned, pruned, how, stage)
+            self.template.copy_(start.template)
+            self.turned.copy_(start.turned)
+            self._numbers()[:, start.fresh] = start.transformations
+            if self.bias is not None and start.shift is not None:
+                self.bias[start.fresh] += start.shift
+        biases = [] if self.bias is None else [self.bias]
+        agree_(how, [self.template, self.turned, self.transformations, *biases])
 
-    def _fit(self, wanted: Tensor, kept: list[int], template: list[int] | None = None) -> OutputFit:
-        """Filters from the templates that are kept, by what the layer read last; by their weights where it read nothing."""
-        read = white(self.sizes).to(wanted) if self._seen is None else patches(self._seen, self.sizes)
-        return fitted_to_outputs(
-            read, wanted, self.templates()[kept], self.groups, template=template, centred=self._seen is not None
-        )
+    def _watch(self, x: Tensor, weight: Tensor, how: Rebuilding) -> None:
+        """Remember of a step what the pruning will ask for."""
+        if how.looks:
+            self._seen = seen(x, self.sizes)
+        if how.saliency == "taylor" and weight.requires_grad:
+            weight.register_hook(self._felt)  # type: ignore[no-untyped-call]
+
+    def _felt(self, gradient: Tensor) -> None:
+        with torch.no_grad():
+            self.get_buffer("sensitivity").add_((gradient * self.filters()).flatten(1).sum(1).abs())
 
     # -- in and out of a model ------------------------------------------------------------------------------------
 
