@@ -10,6 +10,7 @@ import pytest
 from spectrim.errors import UnsupportedError
 from spectrim.report import render, write_page
 from spectrim.report.notes import notes
+from spectrim.surgery.prune import PruneChannels
 from tests.report.result import result
 
 pytest.importorskip("matplotlib")
@@ -190,6 +191,47 @@ def test_a_single_look_is_drawn():
     given["history"]["kept"] = {"steps": [0], "counts": {"a": [5]}}
     given["history"]["dense"] = {"steps": [1], "loss": [1.0], "lr": [0.1]}
     Page(render(given))
+
+
+def test_where_nothing_was_trained_there_is_no_curve():
+    given = result()
+    given["history"] = {
+        "evaluations": [{"phase": phase, "step": 0, "metric": 0.9} for phase in ("dense", "compressed")]
+    }
+    page = render(given)
+    assert "The way there" not in page
+    given["history"]["evaluations"][1]["step"] = 10
+    assert "Test accuracy" in render(given)
+
+
+def test_the_page_lists_the_edits_of_the_plan_in_its_words():
+    given = result(1)
+    edit = PruneChannels("conv1", (1, 3), 8, (), "saves 20 parameters")
+    given["plans"][0]["edits"] = [edit.to_json(), {"edit": "of another version", "path": "conv2"}]
+    page = render(given)
+    assert edit.summary() in page
+    assert "conv2" in page
+    assert "All 2 edits" in page
+
+
+def test_the_page_tells_of_a_repair():
+    given = result(1)
+    given["history"]["repairs"] = [
+        {
+            "refitted": [{"path": "conv2", "inputs": [216, 288], "before": 0.25, "after": 0.125}],
+            "left": [{"site": "fc", "reason": "reads what it read before"}],
+            "norms": 1,
+            "images": [560, 80],
+            "before": 1.5,
+            "after": 0.5,
+        }
+    ]
+    page = render(given)
+    assert "1 of 2 layers and 1 norm were fitted" in page
+    assert "150 %" in page
+    assert "216 of 288" in page
+    assert "Left as they are: reads what it read before" in page
+    assert "The repair" not in render(result(1))
 
 
 def test_long_runs_make_no_heavy_page():

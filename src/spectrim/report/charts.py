@@ -98,7 +98,7 @@ def _quality(result: Mapping[str, Any]) -> Chart | None:
         step, metric = number(look, "step"), number(look, "metric")
         if step is not None and metric is not None:
             phases.setdefault(text(look, "phase"), []).append((step, 100 * metric))
-    if not phases["dense"] and not phases["compressed"]:
+    if all(step == 0 for looks in phases.values() for step, _ in looks):  # nothing was trained: the table says it all
         return None
     name = text(result, "metric", "name") or "metric"
     with _axes() as (axes, drawing):

@@ -9,13 +9,14 @@ from types import ModuleType
 from typing import Any
 
 from spectrim.errors import UnsupportedError
-from spectrim.report import rebuilt, units
+from spectrim.report import changes, rebuilt, units
 from spectrim.report.notes import notes
 from spectrim.report.reading import at, mappings, number, numbers, text
 from spectrim.report.tables import TIMING_NOISE, Show, before_after
 
 _FIRM = "\N{NO-BREAK SPACE}"
 """Keeps a separator off the beginning of a line."""
+_ACRONYMS = {"cfdp": "CFDP"}
 
 
 def render(result: Mapping[str, Any], *, spectra: Sequence[Mapping[str, Any]] | None = None) -> str:
@@ -53,7 +54,8 @@ def render(result: Mapping[str, Any], *, spectra: Sequence[Mapping[str, Any]] | 
             layers=_layers(result),
             rebuilt=_rebuilt(result),
             filters=rebuilt.chart(result),
-            plans=[_plan(plan) for plan in mappings(result, "plans")],
+            plans=[changes.planned(plan) for plan in mappings(result, "plans")],
+            repairs=[changes.repaired(repair) for repair in mappings(result, "history", "repairs")],
             facts=_facts(result),
         )
     )
@@ -117,7 +119,7 @@ def _subtitle(result: Mapping[str, Any]) -> str:
         for name, value in method.items()
         if name != "name" and value is not None
     ]
-    name = _words(text(method, "name"))
+    name = _ACRONYMS.get(text(method, "name"), _words(text(method, "name")))
     return f"{_FIRM}· ".join([*([name[:1].upper() + name[1:]] if name else []), *settings])
 
 
@@ -233,25 +235,6 @@ def _rebuilt(result: Mapping[str, Any]) -> list[dict[str, str]]:
         listed = row.listed().replace(" of ", f"{_FIRM}of{_FIRM}").replace(", ", f"{_FIRM}· ")
         rows.append({"site": row.site, "count": f"{len(known)} of {filters}", "listed": listed})
     return rows
-
-
-def _plan(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """The headline of a plan, and what it skipped, grouped by reason."""
-    skipped: dict[str, list[str]] = {}
-    for row in mappings(plan, "skipped"):
-        skipped.setdefault(text(row, "reason") or "no reason given", []).append(text(row, "site"))
-    edits = mappings(plan, "edits")
-    before, after = number(plan, "before"), number(plan, "after")
-    line = text(plan, "method")
-    if line and edits:
-        left = sum(map(len, skipped.values()))
-        line += f": {units.plural(len(edits), 'edit')}, {f'{left:,}' if left else 'nothing'} skipped"
-        if before is not None and after is not None:
-            line += f", {units.count(before)} → {units.count(after)} numbers"
-        target, fraction = text(plan, "budget", "target"), number(plan, "budget", "fraction")
-        if target and fraction is not None:
-            line += f"; asked for {target}, {fraction:.3f} of dense is left"
-    return {"line": line, "skipped": [{"reason": reason, "sites": sites} for reason, sites in skipped.items()]}
 
 
 def _facts(result: Mapping[str, Any]) -> list[dict[str, Any]]:
