@@ -17,6 +17,10 @@ _IN_CACHE = 2**20
 """Numbers of a batch that a processor takes at once: with larger ones, most of the time goes to memory that the system hands out anew."""
 
 
+class NoCalibrationError(ValueError):
+    """A method that decides by what layers read was given nothing that they could read."""
+
+
 def images_of(calibration: Calibration, model: nn.Module, *, who: str) -> Iterator[Tensor]:
     """The images of each batch, on the model's device; at least one batch.
 
@@ -28,14 +32,14 @@ def images_of(calibration: Calibration, model: nn.Module, *, who: str) -> Iterat
         who: Wants them; named where there are none.
 
     Raises:
-        ValueError: There is no calibration.
+        NoCalibrationError: There is no calibration.
         DataError: It is empty, or a batch is no tensor, is empty or holds NaN.
 
     >>> [len(batch) for batch in images_of(torch.zeros(200, 3, 8, 8), nn.Conv2d(3, 1, 1), who="an example")]
     [128, 72]
     """
     if calibration is None:
-        raise ValueError(
+        raise NoCalibrationError(
             f"{who} looks at activations and needs calibration=…: batches of images, or one tensor of them; a few hundred "
             "images of the training set are enough."
         )

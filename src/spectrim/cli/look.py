@@ -45,6 +45,7 @@ def plan(
     """
     with values():
         import spectrim
+        from spectrim.calibration import NoCalibrationError
         from spectrim.training.job import Job
         from spectrim.training.models import build
         from spectrim.training.setting import calibration_for, fit_for, method_for
@@ -68,12 +69,10 @@ def plan(
             typer.echo(sentence, err=True)
         try:
             planned = spectrim.plan(network, found, where=where, calibration=calibration)
-        except ValueError as error:
-            if data is None and "calibration=" in str(error):
-                raise BadValueError(
-                    f"{method} decides by what layers read, and needs images: add --data SOURCE."
-                ) from error
-            raise
+        except NoCalibrationError as error:
+            raise BadValueError(
+                f"{method} decides by what layers read, and needs images: add --data SOURCE."
+            ) from error
     typer.echo(planned.to_json() if as_json else str(planned))
 
 
