@@ -134,6 +134,7 @@ ARMS = {
     "resnet56-36-pruned": Arm(network="resnet56", less=36, control=True),
     "resnet56-56-pruned": Arm(network="resnet56", less=56, control=True),
     "resnet20-48-pruned-longer": Arm(network="resnet20", less=48, control=True, epochs=3),
+    "resnet20-51-pruned-longer": Arm(network="resnet20", less=51, control=True, epochs=3),
     "resnet20-48-outputs-longer": Arm(network="resnet20", less=48, settings=OUTPUTS, epochs=3),
     "resnet20-48-rebuilt-longer": Arm(network="resnet20", less=48, epochs=3),
     "resnet20-48-ones": Arm(network="resnet20", less=48, settings={"start": "ones"}),
