@@ -19,6 +19,7 @@ from typing import Any
 
 import rounds
 import torch
+from banded_costs import banded_costs
 from cifar import (
     ROOT,
     STD,
@@ -201,18 +202,9 @@ def cost(net: nn.Module, arm: Mapping[str, Any]) -> dict[str, int]:
     if arm["kind"] != "bands":
         return dict.fromkeys(("macs_without_transforms", "macs"), measure.macs(net, images))
     dense = empty(arm).eval()
-    report = measure.macs_report(dense, images)
-    found = {"macs_without_transforms": report.total, "macs": report.total}
-    for path, layer in components(net):
-        assert isinstance(layer, BandedPointwiseConv2d)
-        sizes, kept, whole = layer.geometry, layer.kept.long(), report.by_module[path]
-        positions = whole // (sizes.in_channels * sizes.out_channels)
-        products = positions * sizes.out_channels * int(kept.sum()) // sizes.frequencies
-        sides = sum(sizes.block)
-        transforms = positions * (int(kept.clamp(max=sides).sum()) + min(int(kept.max()), sides) * sizes.out_channels)
-        found["macs_without_transforms"] -= whole - products
-        found["macs"] -= whole - products - transforms
-    return found
+    total = measure.macs(dense, images)
+    whole, kept, transforms = banded_costs(net, dense, images)
+    return {"macs_without_transforms": total - whole + kept, "macs": total - whole + kept + transforms}
 
 
 def folded(net: nn.Module) -> nn.Module:

@@ -19,6 +19,7 @@ from typing import Any
 
 import rounds
 import torch
+from banded_costs import banded_costs
 from pointwise_mobilenetv2 import network, prepared
 from realdata import imagenet
 from torch import Tensor, nn
@@ -62,6 +63,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "late .4": {"keep": 0.4, "levels": 1, "where": LATE},
     "late .5, tuned": {"keep": 0.5, "levels": 1, "where": LATE, "tune": True},
     "late .4, tuned": {"keep": 0.4, "levels": 1, "where": LATE, "tune": True},
+    "measured .5, repaired": {"keep": 0.5, "levels": FINE, "score": "measured", "repair": True},
+    "measured .4, repaired": {"keep": 0.4, "levels": FINE, "score": "measured", "repair": True},
+    "measured .5, repaired, tuned": {"keep": 0.5, "levels": FINE, "score": "measured", "repair": True, "tune": True},
     "output .3, tuned": {"keep": 0.3, "levels": FINE, "tune": True},
     "halved, tuned": {"keep": 0.25, "block": 2, "tune": True},
 }
@@ -205,7 +209,7 @@ def answers(net: nn.Module, known: Mapping[str, Tensor]) -> Tensor:
 
 def method(arm: Mapping[str, Any]) -> st.PointwisePruning:
     """What an arm does to the network."""
-    more = {name: value for name, value in arm.items() if name not in ("tune", "recipe", "where")}
+    more = {name: value for name, value in arm.items() if name not in ("tune", "recipe", "where", "repair")}
     return st.PointwisePruning(**{"pays": "always", "score": "output"} | more)
 
 
@@ -288,6 +292,8 @@ def main() -> None:
         net = copy.deepcopy(dense)
         plan = st.plan(net, method(arm), where=arm.get("where", SMALL), calibration=calibration(images))
         plan.apply_(net)
+        if arm.get("repair"):
+            st.repair_(net, dense, plan=plan, calibration=calibration(images))
         tune, trained = arm.get("tune", False), arm.get("tune", False) or arm.get("learn", False)
         if trained:
             train_(net, dense, views, len(images), recipe, tune=tune)
@@ -299,7 +305,7 @@ def main() -> None:
             "method": plan.method,
             **arm,
             "recipe": recipe if trained else None,
-            "macs": [sum(edit.spec["macs"][i] for edit in plan.edits) for i in range(3)],
+            "macs": list(banded_costs(net.eval(), dense, torch.zeros(1, 3, 224, 224))),
             "layers": len(plan.edits),
             **compared(found, before, labels),
             "seconds": round(time.perf_counter() - started),
@@ -317,14 +323,15 @@ def table(document: Mapping[str, Any]) -> str:
     times = {(row["name"], row["threads"], row["batch"]): row["time"] for row in timed["rows"]}
     heads = [f"time, batch {batch}, {threads} thread{'s' * (threads > 1)}" for threads, batch in settings]
     lines = [
-        "| " + " | ".join(["bands", "MACs without transforms", "MACs with", *heads, "top-1, %", "points (95 % interval)", "agreement, %"]) + " |",
-        "| :-- |" + " --: |" * (5 + len(settings)),
+        "| " + " | ".join(["bands", "epochs", "MACs without transforms", "MACs with", *heads, "top-1, %", "points (95 % interval)", "agreement, %"]) + " |",
+        "| :-- |" + " --: |" * (6 + len(settings)),
     ]  # fmt: skip
     for row in document["rows"]:
         whole, kept, transforms = row["macs"]
         low, high = row["interval"]
         cells = [
             row["name"],
+            f"{row['recipe']['epochs']}" if row["recipe"] else "",
             f"{1 - (whole - kept) / DENSE_MACS:.3f}",
             f"{1 - (whole - kept - transforms) / DENSE_MACS:.3f}",
             *(f"{times[row['name'], *each]:.3f}" if (row["name"], *each) in times else "–" for each in settings),
@@ -333,17 +340,11 @@ def table(document: Mapping[str, Any]) -> str:
             f"{row['agreement']:.1f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    epochs = sorted({row["recipe"]["epochs"] for row in document["rows"] if row["recipe"]})
-    recipe = (
-        f"; tuned: {' or '.join(map(str, epochs))} epochs of Adam on the dense network's answers and blocks"
-        if epochs
-        else ""
-    )
     commits, learned = (sorted({row["commit"] for row in each["rows"]}) for each in (timed, document))
     note = (
         f"{document['hardware']['cpu']}, torch {document['versions']['torch']}, accuracy at commits {', '.join(learned)}, "
-        f"times at {', '.join(commits) or 'none'}; {document['images']:,} validation images, {document['sample']:,} others to learn from{recipe}; "
-        f"multiplications and times relative to the dense network."
+        f"times at {', '.join(commits) or 'none'}; {document['images']:,} validation images, {document['sample']:,} others to learn from; "
+        f"epochs of Adam on the dense network's answers and blocks; multiplications and times relative to the dense network."
     )
     return "\n".join(lines) + "\n\n" + note
 

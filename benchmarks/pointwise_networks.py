@@ -90,13 +90,13 @@ def efficientnet_lite0() -> nn.Module:
     return model
 
 
-def of_timm(name: str) -> Callable[[], nn.Module]:
+def of_timm(name: str, **settings: Any) -> Callable[[], nn.Module]:
     """A network of timm, as it is initialised."""
 
     def make() -> nn.Module:
         import timm
 
-        model: nn.Module = timm.create_model(name)
+        model: nn.Module = timm.create_model(name, **settings)
         return model
 
     return make
@@ -118,7 +118,9 @@ NETWORKS = {
     "EfficientNet-B0": Network(of_timm("efficientnet_b0")),
     "ConvNeXt-Atto": Network(of_timm("convnext_atto"), note="its multilayer perceptrons as 1x1 convolutions"),
     "ConvNeXt-Tiny": Network(convnext_tiny, note="its multilayer perceptrons as linear layers, channels last"),
-    "ResNet-50": Network(of_timm("resnet50")),
+    "ResNet-50": Network(
+        of_timm("resnet50", zero_init_last=False)
+    ),  # else all that its branches write is worth nothing
 }
 
 
