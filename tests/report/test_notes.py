@@ -1,4 +1,6 @@
-"""What the page says about a cut to bands."""
+"""What the page says about a cut to bands, and about rebuilt filters."""
+
+import pytest
 
 from spectrim.report.notes import notes
 
@@ -37,3 +39,23 @@ def test_a_network_with_bands_is_not_called_an_ordinary_one():
         result["compressed"]["bytes"] = {"payload": 0, "plain": 900, "total": 1_000}
     assert said(plain, "holds an ordinary network")
     assert not said(banded, "holds an ordinary network")
+
+
+@pytest.mark.parametrize(
+    ("settings", "offered"),
+    [
+        ({}, "--set assign=outputs --set start=outputs"),
+        ({"assign": "outputs", "start": "lstsq", "family": "scalar"}, "write (--set start=outputs)"),
+        ({"assign": "outputs", "start": "outputs"}, "more templates (--keep)"),
+        ({"family": "rotation"}, "more templates (--keep)"),
+    ],
+)
+def test_a_great_loss_of_rebuilt_filters_comes_with_what_to_try(settings, offered):
+    rebuilt = {"rebuilt": {"layers": [{"site": "a", "filters": 4, "made": {"1": 0}}]}, "method": settings}
+    (note,) = said(run(0.7, epochs=1) | rebuilt, "rebuilt filters")
+    assert "9.70 points" in note
+    assert "--epochs" in note
+    assert offered in note
+    assert not said(run(0.7, epochs=1), "rebuilt filters")
+    assert not said(run(0.75, epochs=1) | rebuilt, "rebuilt filters")
+    assert not said(run(0.7, epochs=0) | rebuilt, "rebuilt filters"), "that nothing was trained is said"

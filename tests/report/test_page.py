@@ -62,7 +62,7 @@ def test_the_page_says_what_the_run_found():
         "1,368 B",
         "1,256x smaller",
         "385x fewer",
-        "about the same",
+        "the same",
         "layer3.conv.weight",
         "left dense by where",
         "fc.weight",
@@ -247,7 +247,7 @@ def test_what_got_worse_does_not_look_like_a_success():
     assert "worse" in tones(given)["Accuracy"]
     assert tones(given)["File"] == tones(given)["Time per image"] == "changed "
     given["compressed"]["metric"] = given["dense"]["metric"] - 0.005
-    given["compressed"]["latency_ms"] = 1.0
+    given["compressed"].update(latency_ms=1.0, macs=1_000)
     assert "worse" not in tones(given)["Accuracy"]
     assert "worse" in tones(given)["Time per image"]
 
@@ -304,6 +304,21 @@ def test_a_network_whose_rebuilt_layers_are_dense_says_what_two_stages_would_sav
     (note,) = notes(given)
     assert "no faster in two stages" in note
     assert "2x fewer multiplications" in note
+    assert "bench --kernels" in note
+    given["compressed"]["forms"] = [{"site": "a", "ms": {"dense": 1, "two stages, fused": 2}, "taken": "dense"}]
+    (note,) = notes(given)
+    assert "no faster in two stages, fused or not" in note
+    assert "--kernels" not in note
+
+
+def test_a_difference_of_times_is_called_chance_where_the_network_computes_what_it_did():
+    given = result()
+    given["dense"]["latency_ms"], given["compressed"]["latency_ms"] = 38.1, 30.8
+    page = Page(render(given)).text
+    assert "the times differ by chance" in page
+    assert "% less" not in page
+    given["compressed"]["forms"] = [{"site": "a", "ms": {"dense": 2, "factored": 1}, "taken": "factored"}]
+    assert "19 % less" in Page(render(given)).text
 
 
 def test_notes_appear_only_where_they_apply():

@@ -41,6 +41,16 @@ def test_what_two_stages_would_multiply_stands_below_what_is_multiplied():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("macs", "taken", "said"), [(50, "dense", "the same"), (50, "two stages", "19 % less"), (25, "dense", "19 % less")]
+)
+def test_the_time_is_the_same_where_the_same_is_computed_whatever_the_clock_says(macs, taken, said):
+    dense = {"macs": 50, "latency_ms": 38.1}
+    forms = [{"site": "a", "ms": {"dense": 1.0}, "taken": taken}, {"site": "b", "ms": {}, "taken": "dense"}]
+    result = {"dense": dense, "compressed": {"macs": macs, "latency_ms": 30.8, "forms": forms}}
+    assert before_after(result).rows[-1] == ["time per image", "38.1 ms", "30.8 ms", said]
+
+
 @pytest.mark.parametrize("missing", ["dense", "compressed", "layers", "metric"])
 def test_whatever_is_missing_is_left_out(missing):
     rows = before_after({key: value for key, value in RESULT.items() if key != missing}).rows

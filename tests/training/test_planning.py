@@ -88,6 +88,12 @@ POINTWISE = spectrim.PointwisePruning
         (spectrim.CFDP(target="latency:0.9"), ["timed until target 'latency:0.9' is met, which can take minutes"], []),
         (spectrim.CFDP(target="macs:0.9"), [], []),
         (spectrim.FrequencyRegularization(keep=0.1), [], []),
+        (
+            spectrim.ReconstructedFilters(),
+            [],
+            ["networks are timed in the end; the kernels for this machine are compiled first"],
+        ),
+        (spectrim.ReconstructedFilters(family="rotation"), [], []),
     ],
     ids=str,
 )

@@ -6,9 +6,12 @@ from typing import Any
 
 from spectrim.report import units
 from spectrim.report.reading import at, mappings, number, text
+from spectrim.report.tables import TIMING_NOISE, computes_the_same
 
 _LOSS = 0.01
 """A fraction of the images."""
+_GREAT_LOSS = 0.05
+"""Likewise: what more training, or another start, may win back."""
 
 
 def notes(result: Mapping[str, Any]) -> list[str]:
@@ -20,8 +23,8 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     >>> notes({"dense": {"macs": 5}, "compressed": {"macs": 5}})
     ['The compression saves storage and transfer, not time: the weights are decoded when the file is loaded, and ...]
     """
-    found = [_chance(result), _untrained(result), _speed(result), _bands(result), _dtype(result), _plain(result)]
-    found += [_loaded(result), _skips(result)]
+    found = [_chance(result), _untrained(result), _far_off(result), _speed(result), _bands(result)]
+    found += [_dtype(result), _plain(result), _loaded(result), _skips(result)]
     return [note for note in found if note]
 
 
@@ -53,6 +56,23 @@ def _untrained(result: Mapping[str, Any]) -> str:
     )
 
 
+def _far_off(result: Mapping[str, Any]) -> str:
+    """What to do about rebuilt filters that trained, and not enough."""
+    before, after = number(result, "dense", "metric"), number(result, "compressed", "metric")
+    if before is None or after is None or before - after <= _GREAT_LOSS or not mappings(result, "rebuilt", "layers"):
+        return ""
+    if number(result, "recipe", "compressed", "epochs") == 0:
+        return ""  # said already
+    wanted = {"assign": "outputs", "start": "outputs"}
+    settings = " ".join(f"--set {name}={each}" for name, each in wanted.items() if text(result, "method", name) != each)
+    scalar = text(result, "method", "family") in {"", "scalar"}
+    other = f", or fits of what filters write ({settings})" if settings and scalar else ", or more templates (--keep)"
+    return (
+        f"A network with rebuilt filters goes on recovering for many epochs. A loss like this one "
+        f"({units.points(before, after)}) asks for more of them (--epochs){other}."
+    )
+
+
 def _bands(result: Mapping[str, Any]) -> str:
     """How many multiplications the plan's bands leave, and how many of them are transforms."""
     costs = _costs(result)
@@ -78,15 +98,18 @@ def _speed(result: Mapping[str, Any]) -> str:
         return ""
     staged = number(result, "compressed", "macs_in_two_stages")
     if after == before and staged is not None and staged < before:
+        forms = [at(form, "ms") for form in mappings(result, "compressed", "forms")]
+        fused = any("fused" in name for form in forms if isinstance(form, Mapping) for name in form)
         return (
-            f"On this machine, at this size, rebuilt layers are no faster in two stages, so the network computes what it computed "
-            f"before; in two stages there are {units.change(before, staged, less='fewer', more='more')} multiplications. "
-            "Compiled forms (spectrim bench --kernels) may win where the plain ones do not."
+            f"On this machine, at this size, the network is no faster in two stages{', fused or not' * fused}, so it computes what it "
+            f"computed before{_chanced(result)}; in two stages there are "
+            f"{units.change(before, staged, less='fewer', more='more')} multiplications."
+            + ("" if fused else " Compiled forms (spectrim bench --kernels) may win where the plain ones do not.")
         )
     if after == before:
         return (
             "The compression saves storage and transfer, not time: the weights are decoded when the file is loaded, and "
-            "the network then computes what it computed before."
+            f"the network then computes what it computed before{_chanced(result)}."
         )
     old, new = number(result, "dense", "latency_ms"), number(result, "compressed", "latency_ms")
     if old and new and after < before and new > 0.97 * old:
@@ -95,6 +118,13 @@ def _speed(result: Mapping[str, Any]) -> str:
             "is not faster here: what is left is memory traffic and the cost of calls."
         )
     return ""
+
+
+def _chanced(result: Mapping[str, Any]) -> str:
+    """That times of one and the same network differ by chance, where they differ."""
+    old, new = number(result, "dense", "latency_ms"), number(result, "compressed", "latency_ms")
+    differ = old and new and computes_the_same(result) and abs(new - old) > TIMING_NOISE * old
+    return " (the times differ by chance)" if differ else ""
 
 
 def _dtype(result: Mapping[str, Any]) -> str:

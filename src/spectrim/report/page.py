@@ -12,7 +12,7 @@ from spectrim.errors import UnsupportedError
 from spectrim.report import changes, rebuilt, units
 from spectrim.report.notes import notes
 from spectrim.report.reading import at, mappings, number, numbers, text
-from spectrim.report.tables import TIMING_NOISE, Show, before_after
+from spectrim.report.tables import Show, before_after, time_changed
 
 _FIRM = "\N{NO-BREAK SPACE}"
 """Keeps a separator off the beginning of a line."""
@@ -137,18 +137,16 @@ def _cards(result: Mapping[str, Any]) -> list[dict[str, str]]:
         }
     ]
 
-    def compare(label: str, old: float | None, new: float | None, show: Show, words: str, noise: float = 0.0) -> None:
-        less, more = words.split()
-        changed = units.change(old, new, less=less, more=more, noise=noise)
-        tone = "worse" if changed.endswith(more) else ""
+    def add(label: str, old: float | None, new: float | None, show: Show, changed: str) -> None:
+        tone = "worse" if changed.endswith(("larger", "more")) else ""
         cards.append({"label": label, "after": show(new), "before": show(old), "change": changed, "tone": tone})
 
-    size = number(result, "compressed", "bytes", "total")
-    compare("File", number(result, "dense", "bytes"), size, units.size, "smaller larger")
-    learned = number(result, "dense", "parameters")
-    compare("Learned numbers", learned, number(result, "compressed", "numbers"), units.count, "fewer more")
+    old, new = number(result, "dense", "bytes"), number(result, "compressed", "bytes", "total")
+    add("File", old, new, units.size, units.change(old, new, less="smaller", more="larger"))
+    old, new = number(result, "dense", "parameters"), number(result, "compressed", "numbers")
+    add("Learned numbers", old, new, units.count, units.change(old, new, less="fewer"))
     old, new = number(result, "dense", "latency_ms"), number(result, "compressed", "latency_ms")
-    compare("Time per image", old, new, units.milliseconds, "less more", noise=TIMING_NOISE)
+    add("Time per image", old, new, units.milliseconds, time_changed(result))
     return [card for card in cards if card["after"] != units.MISSING]
 
 

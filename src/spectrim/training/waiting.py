@@ -28,6 +28,9 @@ def planning_waits(method: Method) -> list[str]:
 
 def measuring_waits(method: Method) -> list[str]:
     """Sentences on what comes before networks of this method are timed, if planning did not have to do it."""
-    if not isinstance(method, spectrim.PointwisePruning) or planning_waits(method) or not to_compile():
+    compiled = isinstance(method, spectrim.PointwisePruning) or (
+        isinstance(method, spectrim.ReconstructedFilters) and method.family == "scalar"
+    )
+    if not compiled or planning_waits(method) or not to_compile():
         return []
     return [f"networks are timed in the end; {_COMPILES}"]
