@@ -3,7 +3,11 @@
 import torch
 from torch import nn
 
+from spectrim.nn.channel_map import ChannelMap
+from spectrim.nn.conv_sizes import ConvSizes
 from spectrim.nn.factored import FactoredLinear
+from spectrim.nn.pointwise import BandedPointwiseConv2d
+from spectrim.nn.reconstructed import TemplateConv
 from spectrim.surgery.edits import ParametrizeTensor, swap_
 from spectrim.surgery.plan import Plan
 from spectrim.surgery.sites import coded
@@ -60,4 +64,35 @@ def golden():
     Plan(method="golden", model="Golden", edits=edits).apply_(model)
     for each in coded(model):
         ramp_(each.code)
+    return model.eval()
+
+
+class Maps(nn.Module):
+    """Layers that hold whole numbers, which lay in memory in 16 bits when the file was made and are wider now."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.point = nn.Conv2d(6, 4, 1)
+        self.skip = ChannelMap.padded(4, 7)
+
+    def forward(self, x):
+        return self.skip(self.point(self.conv(x)))
+
+
+def maps():
+    return Maps().eval()
+
+
+@torch.no_grad()
+def golden_maps():
+    model = maps()
+    conv = TemplateConv(ConvSizes.of(model.conv), family="matrix", templates=4)
+    conv.template.copy_(torch.tensor([0, 1, 2, 3, 3, 1]))
+    point = BandedPointwiseConv2d(6, 4, (4, 4), kept=[1, 3, 16, 6, 2, 10])
+    model.skip.source.copy_(torch.tensor([3, -1, 0, 1, 2, -1, 3]))
+    swap_(model, "conv", conv)
+    swap_(model, "point", point)
+    for parameter in model.parameters():
+        ramp_(parameter)
     return model.eval()

@@ -12,10 +12,11 @@ from markdown_it import MarkdownIt
 
 from spectrim.artifact import load_, read_structure, save
 from spectrim.surgery.sites import coded
-from tests.artifact.golden import PROVENANCE, architecture, golden
+from tests.artifact.golden import PROVENANCE, architecture, golden, golden_maps, maps
 
 ROOT = Path(__file__).parents[2]
 FILES = {"exact": ROOT / "tests/golden/exact.safetensors", "folded": ROOT / "tests/golden/folded.safetensors"}
+MAPS = ROOT / "tests/golden/maps.safetensors"
 PAGE = ROOT / "docs/format.md"
 
 
@@ -35,6 +36,24 @@ def test_the_reader_reads_the_committed_bytes(decode):
         assert torch.equal(found, getattr(expected.get_submodule(path), tensor)), name
     for name in ("norm.running_var", "norm.num_batches_tracked", "large", "brain", "flags"):
         assert torch.equal(model.get_buffer(name), expected.get_buffer(name)), name
+
+
+@pytest.mark.skipif("ng" in zlib.ZLIB_RUNTIME_VERSION, reason="another implementation of deflate packs otherwise")
+def test_whole_numbers_that_are_wide_in_memory_give_the_bytes_that_they_gave_when_they_were_not(tmp_path):
+    model = golden_maps()
+    assert {buffer.dtype for buffer in model.buffers() if not buffer.is_floating_point()} == {torch.int32}
+    save(model, tmp_path / "model.safetensors")
+    assert (tmp_path / "model.safetensors").read_bytes() == MAPS.read_bytes()
+
+
+@pytest.mark.parametrize("decode", [True, False])
+def test_a_file_from_before_they_were_wide_is_read(decode):
+    model, expected = load_(maps(), MAPS, decode=decode), golden_maps()
+    for name in ("conv.template", "conv.turned", "point.kept", "skip.source"):
+        assert torch.equal(model.get_buffer(name), expected.get_buffer(name)), name
+        assert model.get_buffer(name).dtype == torch.int32
+    x = torch.rand(2, 3, 10, 10)
+    assert torch.equal(model(x), expected(x))
 
 
 def test_the_committed_bytes_say_what_they_are():

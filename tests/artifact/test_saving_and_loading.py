@@ -213,6 +213,42 @@ def test_a_tensor_that_would_lose_more_than_rounding_stays_wide(tmp_path, values
     torch.testing.assert_close(again.value, model.value, rtol=0.0, atol=torch.finfo(dtype).eps * largest)
 
 
+class Whole(nn.Module):
+    def __init__(self, values, dtype):
+        super().__init__()
+        self.register_buffer("values", torch.tensor(values, dtype=dtype))
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "written"),
+    [
+        ([-32768, 32767], torch.int32, "I16"),
+        ([0, 32768], torch.int32, "I32"),
+        ([-1, 5], torch.int64, "I16"),
+        ([[-(2**31), 2**31 - 1]], torch.int64, "I32"),
+        ([2**31], torch.int64, "I64"),
+        ([3], torch.int16, "I16"),
+        ([3], torch.uint8, "U8"),
+        ([True], torch.bool, "BOOL"),
+        ([], torch.int64, "I16"),
+        (3, torch.int64, "I64"),
+    ],
+)
+def test_whole_numbers_take_no_more_bits_than_they_need_and_come_back(tmp_path, values, dtype, written):
+    model = Whole(values, dtype)
+    save(model, tmp_path / "model.safetensors")
+    assert read_structure(tmp_path / "model.safetensors").tensors[0].dtype == written
+    again = load_(Whole(torch.zeros_like(model.values).tolist(), dtype), tmp_path / "model.safetensors")
+    assert torch.equal(again.values, model.values)
+    assert again.values.dtype == dtype
+
+
+@pytest.mark.parametrize(("wide", "narrow"), [(torch.int32, torch.int16), (torch.int16, torch.uint8)])
+def test_whole_numbers_do_not_go_into_fewer_bits_than_the_file_has(tmp_path, wide, narrow):
+    save(Whole([2 ** (8 * narrow.itemsize)], wide), tmp_path / "model.safetensors")
+    refused(Whole([0], narrow), tmp_path / "model.safetensors", f"'values' is of type {wide} in the file and {narrow}")
+
+
 def test_a_narrow_model_is_not_widened(tmp_path):
     save(nn.Linear(2, 2).half(), tmp_path / "model.safetensors", dtype=torch.float32)
     assert {each.dtype for each in read_structure(tmp_path / "model.safetensors").tensors} == {"F16"}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from spectrim.errors import UnsupportedError
+from spectrim.transforms.integers import narrowest
 
 # Wide ones first, so that every tensor starts at a multiple of its element size; this is also the order in which the
 # safetensors library lays tensors out, so a file that it reads and writes again is still ours.
@@ -54,18 +55,18 @@ def name_of(tensor: Tensor, entry: str) -> str:
 def narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """The tensor in ``dtype`` if that is narrower and loses no more than rounding does, else in float32, else as it is.
 
-    "No more than rounding": no value moves by more than the spacing of ``dtype`` at the tensor's largest magnitude.
+    Whole numbers, all but single ones, take 16 or 32 bits where these hold them all. "No more than rounding": no value moves by more than the spacing of ``dtype`` at the tensor's largest magnitude.
     A tensor that overflows, or whose values are all so small that they fall below the subnormal numbers, stays wide.
 
     Args:
-        tensor: Of any dtype; only floating-point ones change.
-        dtype: The wanted one, floating-point.
+        tensor: Of any dtype.
+        dtype: The wanted one for floating-point numbers.
 
     >>> narrowed(torch.tensor([1e5]), torch.float16).dtype, narrowed(torch.tensor([0.1]), torch.float16).dtype
     (torch.float32, torch.float16)
     """
     if not tensor.is_floating_point():
-        return tensor
+        return tensor.to(narrowest(tensor))
     largest = tensor.abs().max() if tensor.numel() else torch.zeros(())
     for candidate in (dtype, torch.float32):
         if candidate.itemsize < tensor.dtype.itemsize:

@@ -17,6 +17,7 @@ from spectrim.errors import ArtifactError
 from spectrim.nn.component import KINDS, Codec, Component, Layer, components
 from spectrim.surgery.edits import swap_
 from spectrim.surgery.sites import dotted, nearest_names
+from spectrim.transforms.integers import holds
 
 # What from_spec and the codecs raise at values that they refuse, and torch at sizes that it cannot make.
 _REFUSALS = (ValueError, TypeError, KeyError, IndexError, OverflowError, RuntimeError)
@@ -222,7 +223,8 @@ def _cast(entry: TensorEntry, tensor: Tensor, place: Place) -> Tensor:
             f"{entry.name!r} has the shape {list(tensor.shape)} in the file and {list(place.shape)} in the model. "
             "Load it into the architecture that it was saved from."
         )
-    if tensor.dtype != there.dtype and not (tensor.is_floating_point() and there.is_floating_point()):
+    floats = tensor.is_floating_point() and there.is_floating_point()
+    if tensor.dtype != there.dtype and not floats and not holds(there.dtype, tensor.dtype):
         raise ArtifactError(f"{entry.name!r} is of type {tensor.dtype} in the file and {there.dtype} in the model.")
     # A copy, so that a model without numbers does not keep the whole file alive.
     return _finite(entry.name, tensor.to(place.device, copy=True), there.dtype)

@@ -39,7 +39,7 @@ def save(
         model: Compressed or not, on any device; it stays as it is.
         path: Where; an existing file is replaced.
         dtype: In which floating-point numbers are written where they are wider now. A tensor that would lose more
-            than rounding does (overflow, underflow) is written in float32, integers as they are.
+            than rounding does (overflow, underflow) is written in float32. Whole numbers take no more bits than they need.
         norms: ``folded`` writes the four vectors of torch's own batch normalisations as two, which in eval mode is
             exact up to rounding; what is loaded is then for inference, not for more training. Subclasses may compute
             something else and are written whole.

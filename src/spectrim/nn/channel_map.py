@@ -30,15 +30,14 @@ class ChannelMap(nn.Module):
         super().__init__()
         if min(source, default=-1) < -1:
             raise ValueError(f"a source is a channel number, or -1 for zero, got {min(source)}.")
-        # The narrowest integers that hold the numbers of channels: they lie in every file of such a network.
-        self.register_buffer("source", torch.tensor(source, dtype=torch.int16))
+        self.register_buffer("source", torch.tensor(source, dtype=torch.int32))
 
     @classmethod
     def padded(cls, inside: int, outside: int) -> Self:
         """The shortcut of option A: zero channels in front and behind, as evenly as it goes.
 
         >>> ChannelMap.padded(2, 4).source
-        tensor([-1,  0,  1, -1], dtype=torch.int16)
+        tensor([-1,  0,  1, -1], dtype=torch.int32)
         """
         front = (outside - inside) // 2
         return cls([-1] * front + list(range(inside)) + [-1] * (outside - inside - front))

@@ -88,8 +88,8 @@ class BandedPointwiseConv2d(Layer, kind="banded-pointwise"):
         # Empty: the numbers are those of the layer that it replaces, and nothing random is drawn.
         self.weight = nn.Parameter(torch.zeros(out_channels, in_channels, *(() if last else (1, 1))))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        # As the narrowest integers that hold them: they lie in every file of such a network.
-        self.register_buffer("kept", torch.tensor(counts, dtype=torch.int16))
+        # Not in 16 bits, though files have it so: no backend of torch.distributed sends these.
+        self.register_buffer("kept", torch.tensor(counts, dtype=torch.int32))
         self.register_buffer(
             "basis", block_basis(self.geometry.block, self.geometry.positions).float(), persistent=False
         )

@@ -109,9 +109,9 @@ class TemplateConv(Layer, kind="template-conv"):
         start = identity(family, sizes.kernel).expand(groups, rebuilt, *shape_of(family, sizes.kernel))
         self.transformations = nn.Parameter(start.clone().flatten())
         # For each output the row of its template, and that of its transformation, or -1 for a template itself.
-        outputs = torch.arange(sizes.outside, dtype=torch.int16)
+        outputs = torch.arange(sizes.outside, dtype=torch.int32)
         self.register_buffer("template", outputs % stored)
-        self.register_buffer("turned", torch.where(outputs < stored, -1, outputs - stored).to(torch.int16))
+        self.register_buffer("turned", torch.where(outputs < stored, -1, outputs - stored))
         self._seen: Tensor | None = None
         if rebuilding is not None:
             self.turned.fill_(-1)

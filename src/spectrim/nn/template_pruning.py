@@ -149,4 +149,4 @@ def agree_(how: Rebuilding, decided: Iterable[Tensor]) -> None:
     looked = how.looks or how.saliency == "taylor"
     if looked and torch.distributed.is_available() and torch.distributed.is_initialized():
         for each in decided:
-            torch.distributed.broadcast(each.detach().view(torch.uint8), 0)  # no backend takes 16-bit integers
+            torch.distributed.broadcast(each.detach(), 0)

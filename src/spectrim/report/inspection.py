@@ -15,6 +15,7 @@ from spectrim.report.rebuilt import Rebuilt, rebuilt_layers
 from spectrim.report.spectrum import coefficients_for, cumulative_energy
 from spectrim.report.tables import Table
 from spectrim.surgery import sites
+from spectrim.transforms.integers import narrowest
 
 DENSE = "dense"
 
@@ -319,7 +320,7 @@ def _group(name: str, tensors: Sequence[tuple[int, int]]) -> list[Row]:
 
 
 def _predicted_bytes(tensor: Tensor) -> int:
-    return tensor.numel() * (2 if tensor.is_floating_point() else tensor.element_size())
+    return tensor.numel() * (2 if tensor.is_floating_point() else narrowest(tensor).itemsize)
 
 
 def _kind(name: str, kinds: Mapping[str, str]) -> str:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 import spectrim
+from spectrim.nn.pointwise import BandedPointwiseConv2d
 from spectrim.training.augmentation import augmented
 from spectrim.training.distillation import distilled
 from spectrim.training.optimizer import check_optimizer
@@ -189,11 +190,6 @@ def check_loss(loss: float, step: int, lr: float) -> None:
 
 
 def shared(model: nn.Module) -> DistributedDataParallel:
-    """A model for several processes.
-
-    No backend sends 16-bit integers; those are what components decided, which is the same everywhere.
-    """
-    small = [name for name, buffer in model.named_buffers() if buffer.dtype == torch.int16]
-    ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model  # noqa: SLF001 - its only name
-    ignore(model, small)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-    return DistributedDataParallel(model)
+    """A model for several processes; learned bands and the weights behind them train in turn, so some get no gradient."""
+    turns = any(isinstance(each, BandedPointwiseConv2d) and each.learning is not None for each in model.modules())
+    return DistributedDataParallel(model, find_unused_parameters=turns)

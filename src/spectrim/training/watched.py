@@ -143,8 +143,7 @@ def _same_everywhere_(this: Run, model: nn.Module) -> None:
     """Give all processes the first one's running statistics; parameters are the same already."""
     if this.setting.accelerator.num_processes > 1:
         for buffer in model.buffers():
-            if buffer.dtype != torch.int16:  # no backend sends these; they are the same already
-                torch.distributed.broadcast(buffer, 0)
+            torch.distributed.broadcast(buffer, 0)
 
 
 def write_down(
