@@ -322,6 +322,20 @@ def test_templates_are_coded_as_soon_as_the_last_filter_is_rebuilt_without_a_fil
     torch.testing.assert_close(loaded(images), model.eval()(images), atol=1e-4, rtol=1e-4)
 
 
+def test_a_function_is_asked_about_the_layers_that_stand_in_the_model():
+    model = live()
+    mine, asked = {id(module) for module in model.modules()}, []
+    chosen = model.layer1[0].conv1
+
+    def where(name: str, module: nn.Module) -> bool:
+        asked.append(module)
+        return module is chosen and name.endswith("weight")
+
+    found = st.plan(model, st.FrequencyRegularization(keep=0.5), where=where)
+    assert {id(module) for module in asked} <= mine
+    assert [edit.site for edit in found.edits] == ["layer1.0.conv1.weight"]
+
+
 def test_layers_whose_templates_are_not_coded_stay_live():
     model = live()
     first, second = model.layer1[0].conv1, model.layer1[0].conv2

@@ -100,8 +100,8 @@ class FrequencyRegularization(Method, name="frequency-regularization"):
         forms = {
             path: each.settled() for path, each in components(model) if isinstance(each, Layer)
         }  # what codes would stand in
-        all_sites = [replace(site, module=forms.get(site.path, site.module)) for site in sites.parameters(model)]
-        candidates = [site for site in all_sites if _is_weight(site) or sites.names_tensor(site, where)]
+        standing = list(sites.parameters(model))  # what where is asked about, so that a function finds its own modules
+        candidates = [site for site in standing if _is_weight(site) or sites.names_tensor(site, where)]
         coded = {entry.site: entry for entry in sites.coded(model)}
         there = [Site(entry.path, entry.tensor, entry.module) for entry in coded.values()]
         chosen = sites.selected([*candidates, *there], where, model=model)
@@ -120,7 +120,7 @@ class FrequencyRegularization(Method, name="frequency-regularization"):
         named = {site.name for site in candidates}
         truncations: dict[Site, Truncation] = {}
         skipped: list[Skipped] = []
-        for site in all_sites:
+        for site in (replace(each, module=forms.get(each.path, each.module)) for each in standing):
             reason = _reason(site, tied, candidate=site.name in named, chosen=site.name in chosen)
             if reason is None and (keep := sites.per_site(self.keep, site)) is None:
                 reason = "no pattern of keep matches"
