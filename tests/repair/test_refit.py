@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import pytest
 import torch
@@ -347,3 +348,23 @@ def test_where_the_output_ends_further_off_all_stays_as_it_was(net, monkeypatch)
     assert all(torch.equal(value, before[name]) for name, value in cut.state_dict().items())
     assert (report.refitted, report.norms, report.before, report.after) == ((), 0, 0.1, 0.1)
     assert sum("all refits together do not help: 10.0%" in row.reason for row in report.left) > 3
+    assert re.search(
+        r"; undone: \d+ layers and \d+ norms do not help: 10.0% .* 20.0% would be$", str(report).splitlines()[0]
+    )
+
+
+def test_what_is_undone_is_said_where_norms_alone_were_changed(net, monkeypatch):
+    plan = st.plan(net, st.CFDP(keep=0.5, score="random", round_to=1), calibration=IMAGES)
+    cut = plan.apply_(copy.deepcopy(net))
+    before = copy.deepcopy(cut.state_dict())
+    found = iter([0.1, 0.2])
+    monkeypatch.setattr(refit_file, "_off", lambda *_: next(found))
+    monkeypatch.setattr(refit_file._Mender, "_refit_", lambda *_: "a refit does not help")
+    report = st.repair_(cut, net, plan=plan, calibration=IMAGES)
+    assert all(torch.equal(value, before[name]) for name, value in cut.state_dict().items())
+    assert {row.reason for row in report.left} == {"a refit does not help"}
+    assert re.fullmatch(
+        r"0 layers and [1-9] norms do not help: 10.0% of the output is off, 20.0% would be", report.undone
+    )
+    assert report.to_json()["undone"] == report.undone
+    assert report.undone in str(report).splitlines()[0]

@@ -231,7 +231,10 @@ def test_the_page_tells_of_a_repair():
     assert "150 %" in page
     assert "216 of 288" in page
     assert "Left as they are: reads what it read before" in page
+    assert "undone" not in page
     assert "The repair" not in render(result(1))
+    given["history"]["repairs"][0]["undone"] = "0 layers and 2 norms do not help"
+    assert "All was undone: 0 layers and 2 norms do not help." in render(given)
 
 
 def test_long_runs_make_no_heavy_page():

@@ -50,7 +50,8 @@ def repair_(
     variance that it had. So every layer makes up for what the ones before it could not. No gradients, no labels.
 
     One image in eight is held out. A layer whose error on these does not become smaller keeps its weights, and is named in
-    the report; and so does one that reads what it read before. Where the output is further off on them in the end, all stays as it was.
+    the report; and so does one that reads what it read before. Where the output is further off on them in the end, all stays as it was,
+    and the report says so in its first line.
 
     Args:
         model: Cut by ``plan``, otherwise as the original; its weights change. Build the optimizer after this, as after the
@@ -101,8 +102,12 @@ def repair_(
         counts = (split[1], split[0] - split[1])
         if after > before:
             restore_()
-            why = f"all refits together do not help: {before:.1%} of the output is off, {after:.1%} would be"
-            return Repair((), mender.left(why), 0, counts, before, before)
+            why = f"do not help: {before:.1%} of the output is off, {after:.1%} would be"
+            left, tried = (
+                mender.left(f"all refits together {why}"),
+                f"{len(mender.refitted)} layers and {mender.norms} norms",
+            )
+            return Repair((), left, 0, counts, before, before, undone=f"{tried} {why}")
     return Repair(tuple(mender.refitted), mender.left(), mender.norms, counts, before, after)
 
 

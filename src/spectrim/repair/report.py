@@ -35,6 +35,7 @@ class Repair:
         images: How many images were fitted to, and how many were held out.
         before, after: Squared error of the model's output against the original's, relative to the original's, on the held-out
             images: as it came, and now.
+        undone: What was tried and taken back, because the output got further off, and how far; empty where nothing was.
     """
 
     refitted: tuple[Refitted, ...]
@@ -43,6 +44,7 @@ class Repair:
     images: tuple[int, int]
     before: float
     after: float
+    undone: str = ""
 
     def __str__(self) -> str:
         """A headline and a line for each layer."""
@@ -52,7 +54,7 @@ class Repair:
             f"refitted {len(self.refitted)} of {len(names)} layers and {self.norms} norms to {self.images[0]:,} images; on "
             f"{self.images[1]:,} others {self.before:.1%} → {self.after:.1%} of the output is off"
         )
-        lines = [headline]
+        lines = [f"{headline}; undone: {self.undone}" if self.undone else headline]
         lines += [
             f"  {row.path:<{width}}  {row.inputs[0]:,} of {row.inputs[1]:,} inputs; {row.before:.1%} → {row.after:.1%} is lost"
             for row in self.refitted

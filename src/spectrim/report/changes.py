@@ -70,4 +70,6 @@ def repaired(repair: Mapping[str, Any]) -> dict[str, Any]:
             f"{fitted} were fitted in closed form to what the network wrote before, on {images[0]:,.0f} training images, without "
             f"labels. On {images[1]:,.0f} others {units.percent(before)} of the output was off after the cut, and {units.percent(after)} after the repair"
         )
+    if line and (undone := text(repair, "undone")):
+        line += f". All was undone: {undone}"
     return {"line": line, "rows": rows, "left": [{"reason": why, "sites": sites} for why, sites in left.items()]}
