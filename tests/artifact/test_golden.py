@@ -56,6 +56,19 @@ def test_a_file_from_before_they_were_wide_is_read(decode):
     assert torch.equal(model(x), expected(x))
 
 
+def test_a_state_dict_from_before_they_were_wide_fills_them():
+    model, expected = golden_maps(), golden_maps()
+    state = {
+        name: value.short() if value.dtype == torch.int32 else value for name, value in expected.state_dict().items()
+    }
+    for buffer in model.buffers():
+        buffer.zero_()
+    model.load_state_dict(state)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, expected.state_dict()[name]), name
+        assert value.dtype == expected.state_dict()[name].dtype, name
+
+
 def test_the_committed_bytes_say_what_they_are():
     structure = read_structure(FILES["folded"])
     assert [(each.path, each.kind) for each in structure.components] == [
