@@ -41,6 +41,40 @@ def test_a_live_network_says_which_filter_is_made_of_which():
     assert str(st.inspect(rebuilt())).endswith(f"{said}\n  {row}")
 
 
+@pytest.mark.parametrize("share_groups", [False, True])
+def test_templates_and_transformations_are_one_row_against_all_filters_live_and_in_a_file(tmp_path, share_groups):
+    model = rebuilt(share_groups=share_groups)
+    st.save(model, tmp_path / "small.safetensors")
+    (layer,) = rebuilt_layers(model)
+    loaded = st.load_(network(), tmp_path / "small.safetensors", decode=False)
+    for found in (st.inspect(model), st.inspect(tmp_path / "small.safetensors"), st.inspect(loaded)):
+        (row,) = (row for row in found.rows if row.kind == "template-conv")
+        assert (row.site, row.shape, row.numel) == ("2.weight", (8, 6, 3, 3), 432)
+        assert (row.kept, row.bytes) == (layer.stored, 2 * layer.stored)
+        share = "75 %" if not share_groups else "43.8 %"
+        said = f": 3 of 8 filters rebuilt in 1 layer, {layer.stored} of 432 numbers kept there ({share}), "
+        assert said in found.headline()
+        assert "coefficients" not in str(found)
+        assert sum(row.numel for row in found.rows if row.shape) == sum(
+            w.numel() for w in network().parameters() if w.ndim > 1
+        )
+
+
+def test_coded_templates_are_a_row_and_what_they_are_changed_by_another(tmp_path):
+    model = st.compress_(rebuilt(), st.FrequencyRegularization(keep=0.5), where="2.weight")
+    st.anneal_(model, 1.0)
+    st.save(model, tmp_path / "small.safetensors")
+    for found in (st.inspect(model), st.inspect(tmp_path / "small.safetensors")):
+        rows = {row.site: row for row in found.rows}
+        assert (rows["2.weight"].kind, rows["2.weight"].numel, rows["2.weight"].kept) == ("spectral", 5 * 54, 135)
+        other = rows["2.transformations"]
+        assert (other.kind, other.numel, other.kept, other.bytes) == ("template-conv", 3 * 54, 3 * 2 * 9, 2 * 3 * 2 * 9)
+        assert (
+            "135 of 270 coefficients kept in 1 coded tensor (50 %), 3 of 8 filters rebuilt in 1 layer, "
+            in found.headline()
+        )
+
+
 def test_before_the_first_step_nothing_is_rebuilt():
     (row,) = rebuilt_layers(rebuilt(progress=0.0))
     assert (row.filters, row.made) == (8, {})
@@ -64,7 +98,14 @@ def test_a_file_and_the_network_loaded_from_it_say_the_same_as_the_live_one(tmp_
     live, filed = st.inspect(model), st.inspect(tmp_path / "small.safetensors")
     assert live.rebuilt == filed.rebuilt == rebuilt_layers(st.load_(network(), tmp_path / "small.safetensors"))
     assert json.loads(json.dumps(filed.to_json()))["rebuilt"] == [
-        {"site": "2", "family": family, "groups": 2, "filters": 8, "made": {"0": 1, "2": 3, "4": 5}}
+        {
+            "site": "2",
+            "family": family,
+            "groups": 2,
+            "filters": 8,
+            "made": {"0": 1, "2": 3, "4": 5},
+            "shape": [8, 6, 3, 3],
+        }
         | dict(zip(("stored", "by_equation"), counts, strict=True))
     ]
     loaded = st.load_(network(), tmp_path / "small.safetensors", decode=False)

@@ -41,6 +41,15 @@ def test_what_two_stages_would_multiply_stands_below_what_is_multiplied():
     ]  # fmt: skip
 
 
+def test_numbers_of_rebuilt_layers_stand_below_all_learned_ones():
+    layers = [{"shape": [16, 8, 3, 3]}, {"shape": [4, 2, 1]}]
+    compressed = {"numbers": 700, "coded_numbers": 0, "rebuilt_numbers": 580}
+    result = {"dense": {"parameters": 1280}, "compressed": compressed, "rebuilt": {"layers": layers}}
+    assert before_after(result).rows == [
+        ["learned numbers", "1,280", "700", "45 % fewer"], ["  in rebuilt layers", "1,160", "580", "2x fewer"],
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("macs", "taken", "said"), [(50, "dense", "the same"), (50, "two stages", "19 % less"), (25, "dense", "19 % less")]
 )

@@ -10,9 +10,18 @@ from torch.nn import functional as F
 import spectrim as st
 from spectrim.nn import components
 from spectrim.nn.reconstructed import TemplateConv
+from spectrim.report import before_after
+from spectrim.training import clocked
+from spectrim.training.job import Job
 from spectrim.training.optimizer import check_optimizer, optimizer_for
 from spectrim.training.recipe import Recipe
 from spectrim.training.recipes import CARDS, recipes_for
+from spectrim.training.run import run
+from spectrim.training.setting import settle
+
+
+def made(in_channels: int, num_classes: int) -> nn.Module:
+    return network()
 
 
 def network() -> nn.Sequential:
@@ -82,3 +91,16 @@ def test_the_card_tunes_a_trained_network_and_rebuilds_early():
     assert card.decayed == "weights"
     assert recipes_for("timm:vit_tiny", "reconstructed-filters").compressed.optimizer == "adamw"
     assert recipes_for("resnet20", "reconstructed-filters", "official").compressed == CARDS["official"]
+
+
+def test_a_run_tells_what_is_left_of_the_layers_with_rebuilt_filters(monkeypatch, tmp_path):
+    monkeypatch.setattr(clocked, "build", lambda: None)
+    options = {"image_size": 8, "dense_epochs": 0, "epochs": 0, "settings": {"keep": 0.5, "least": 2}}
+    job = Job(model="tests.training.test_rebuilding:made", data="digits", method="reconstructed-filters", **options)
+    result = run(settle(job), tmp_path)
+    rows = [row for row in st.inspect(tmp_path / "model.safetensors").rows if row.kind == "template-conv"]
+    assert sum(row.numel for row in rows) == 9 * (16 * 8 + 12 * 16)
+    assert (
+        result["compressed"]["rebuilt_numbers"] == sum(row.kept for row in rows) < sum(row.numel for row in rows) / 1.5
+    )
+    assert [row[1] for row in before_after(result).rows if row[0] == "  in rebuilt layers"] == ["2,880"]

@@ -1,23 +1,28 @@
 """What is inside a model or a file: a row for each tensor that matters, totals, text and JSON."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 from torch import Tensor, nn
 
 from spectrim.nn.component import Component
+from spectrim.nn.reconstructed import TemplateConv
 from spectrim.nn.spectral import SpectralCodec
+from spectrim.nn.two_stage import TwoStageConv
 from spectrim.report import units
 from spectrim.report.banded import KINDS, Banded, banded_layers
 from spectrim.report.rebuilt import Rebuilt, rebuilt_layers
 from spectrim.report.spectrum import coefficients_for, cumulative_energy
 from spectrim.report.tables import Table
 from spectrim.surgery import sites
+from spectrim.surgery.sites import dotted
 from spectrim.transforms.integers import narrowest
 
 DENSE = "dense"
+_UNCODED = frozenset({DENSE, *KINDS, TemplateConv.kind, TwoStageConv.kind})
+"""Kinds whose rows hold no coefficients."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +110,8 @@ class Inspection:
 
     @property
     def coded(self) -> tuple[Row, ...]:
-        """The rows of coded tensors; the weights of layers that read low frequencies alone are whole."""
-        return tuple(row for row in self.rows if row.kind != DENSE and row.kind not in KINDS)
+        """The rows of coded tensors; layers that read low frequencies alone, or have rebuilt filters, hold no coefficients."""
+        return tuple(row for row in self.rows if row.kind not in _UNCODED)
 
     def headline(self) -> str:
         """One sentence."""
@@ -115,8 +120,16 @@ class Inspection:
         if self.coded:
             kept, numel = sum(row.kept for row in self.coded), sum(row.numel for row in self.coded)
             coded = units.plural(len(self.coded), "coded tensor")
+            also = f"{self._rebuilt()}, " if self.rebuilt else ""
             return (
                 f"{self.title}: {kept:,} of {numel:,} coefficients kept in {coded} "
+                f"({units.percent(kept / max(numel, 1))}), {also}{stored}"
+            )
+        if self.rebuilt:
+            remade = [row for row in self.rows if row.kind == TemplateConv.kind]
+            kept, numel = sum(row.kept for row in remade), sum(row.numel for row in remade)
+            return (
+                f"{self.title}: {self._rebuilt()}, {kept:,} of {numel:,} numbers kept there "
                 f"({units.percent(kept / max(numel, 1))}), {stored}"
             )
         if self.banded:
@@ -126,6 +139,10 @@ class Inspection:
             )
             return f"{self.title}: {self.numel:,} numbers, {units.percent(share)} of what {layers} read kept, {stored}"
         return f"{self.title}: {self.numel:,} numbers, nothing coded, {stored}"
+
+    def _rebuilt(self) -> str:
+        made, filters = (sum(each) for each in zip(*((len(r.made), r.filters) for r in self.rebuilt), strict=True))
+        return f"{made:,} of {filters:,} filters rebuilt in {units.plural(len(self.rebuilt), 'layer')}"
 
     def table(self) -> Table:
         """The rows as cells; columns that no row fills are left out."""
@@ -212,7 +229,10 @@ def inspect_model(model: nn.Module, *, share: float = 0.99) -> Inspection:
     small: list[Tensor] = []
     buffers: list[Tensor] = []
     seen = set(hidden)
-    for name, tensor in model.state_dict(keep_vars=True).items():
+    rebuilt = rebuilt_layers(model)
+    remade = _remade(rebuilt)
+    state = model.state_dict(keep_vars=True)
+    for name, tensor in state.items():
         if not isinstance(tensor, Tensor) or id(tensor) in seen:
             continue
         seen.add(id(tensor))
@@ -220,6 +240,9 @@ def inspect_model(model: nn.Module, *, share: float = 0.99) -> Inspection:
             rows.append(_coded_row(entry))
         elif id(tensor) not in trained:
             buffers.append(tensor)
+        elif (layer := remade.get(name)) is not None:
+            if row := _remade_row(name, layer, tensor.numel(), coded=dotted(layer.site, "weight") not in state):
+                rows.append(replace(row, bytes=2 * row.kept))
         elif tensor.ndim < 2:
             small.append(tensor)
         else:
@@ -238,7 +261,7 @@ def inspect_model(model: nn.Module, *, share: float = 0.99) -> Inspection:
             )
     for name, tensors in (("biases and norms", small), ("buffers", buffers)):
         rows += _group(name, [(tensor.numel(), _predicted_bytes(tensor)) for tensor in tensors])
-    return Inspection(title=type(model).__name__, rows=tuple(rows), share=share, rebuilt=rebuilt_layers(model),
+    return Inspection(title=type(model).__name__, rows=tuple(rows), share=share, rebuilt=rebuilt,
                       banded=banded_layers(model))  # fmt: skip
 
 
@@ -257,7 +280,7 @@ def inspect_parts(
         title: What it is.
         components: Of each coded tensor: dotted name, kind, spec, how many numbers and how many bytes of it are
             stored; a ``shape`` in the spec is that of the dense tensor. Of each swapped layer the same with no
-            numbers: its tensors are among the ordinary ones.
+            numbers: its tensors are among the ordinary ones, and of one with rebuilt filters together a row.
         tensors: Of each ordinary tensor: dotted name, shape, bytes.
         header: Bytes of the file that are neither.
         rebuilt: Which filters became transformations of which.
@@ -279,15 +302,38 @@ def inspect_parts(
         shape = tuple(sizes) if isinstance(sizes, list | tuple) and whole else None
         rows.append(Row(site=site, kind=kind, shape=shape, numel=prod(shape or [kept]), kept=kept, bytes=size))
     small: list[tuple[int, int]] = []
-    for name, sides, size in tensors:
+    remade, ordinary = _remade(rebuilt), {name: (sides, size) for name, sides, size in tensors}
+    for name, (sides, size) in ordinary.items():
         numel = prod(sides)
-        if len(sides) < 2:
+        if (layer := remade.get(name)) is not None:
+            names = [each for each in _names(layer) if each in ordinary]
+            if row := _remade_row(name, layer, numel, coded=dotted(layer.site, "weight") not in ordinary):
+                rows.append(replace(row, bytes=sum(ordinary[each][1] for each in names)))
+        elif len(sides) < 2:
             small.append((numel, size))
         else:
             kind = _kind(name, kinds)
             rows.append(Row(site=name, kind=kind, shape=tuple(sides), numel=numel, kept=numel, bytes=size))
     rows += _group("vectors and scalars", small)
     return Inspection(title=title, rows=tuple(rows), header=header, rebuilt=rebuilt, banded=banded)
+
+
+def _remade(layers: Iterable[Rebuilt]) -> dict[str, Rebuilt]:
+    """The layers with rebuilt filters by the names of the tensors that took the place of their weights."""
+    return {name: layer for layer in layers for name in _names(layer)}
+
+
+def _names(layer: Rebuilt) -> tuple[str, str]:
+    return dotted(layer.site, "weight"), dotted(layer.site, "transformations")
+
+
+def _remade_row(name: str, layer: Rebuilt, numel: int, *, coded: bool) -> Row | None:
+    """Templates and transformations as one row against all filters; transformations alone where the templates are coded, which are then a row of their own."""
+    weight, whole = dotted(layer.site, "weight"), prod(layer.shape)
+    row = Row(site=weight, kind=TemplateConv.kind, shape=layer.shape, numel=whole, kept=layer.stored, bytes=0)
+    if coded:
+        return replace(row, site=name, shape=None, numel=whole - (layer.stored - numel), kept=numel)
+    return row if name == weight else None
 
 
 def _coded_row(entry: sites.Coded) -> Row:

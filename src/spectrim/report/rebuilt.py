@@ -29,6 +29,7 @@ class Rebuilt:
         groups: Groups of input channels.
         filters: How many there are.
         made: For each rebuilt filter the one that it is made from, by number of the output.
+        shape: Of the weight that the convolution had, if known.
         stored: Weights that a file holds of the layer, if known.
         by_equation: The paper's count of the same, its equation 3.9.
     """
@@ -38,6 +39,7 @@ class Rebuilt:
     groups: int
     filters: int
     made: Mapping[int, int]
+    shape: tuple[int, ...] = ()
     stored: int = 0
     by_equation: int = 0
 
@@ -75,6 +77,7 @@ class Rebuilt:
             groups=groups,
             filters=len(template),
             made=made,
+            shape=(sizes.outside, sizes.inside, *sizes.kernel),
             stored=stored(sizes, len(own), share_groups=bool(spec.get("share_groups")), **how),
             by_equation=stored_by_equation(sizes, len(own), **how),
         )

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from spectrim.report import units
-from spectrim.report.reading import mappings, number, text
+from spectrim.report.reading import mappings, number, numbers, text
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -115,6 +116,9 @@ def before_after(result: Mapping[str, Any]) -> Table:
     coded = number(result, "compressed", "coded_numbers")
     if coded or coefficients:  # a cut network has none
         compare("  in coded weights", coefficients, coded, units.count, "fewer more")
+    if (remade := number(result, "compressed", "rebuilt_numbers")) is not None:
+        shapes = (numbers(layer, "shape") for layer in mappings(result, "rebuilt", "layers"))
+        compare("  in rebuilt layers", sum(map(prod, shapes)) or None, remade, units.count, "fewer more")
     stored = number(result, "dense", "bytes")
     compare("bytes", stored, number(result, "compressed", "bytes", "total"), units.size, "smaller larger")
     for part, label in (("payload", "  coefficients"), ("plain", "  other tensors"), ("header", "  header")):

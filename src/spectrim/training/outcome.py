@@ -61,7 +61,8 @@ def outcome(setting: Setting, state: State, folder: Path, size: ByteCounts) -> R
     state.history["evaluations"].append({"phase": "compressed", "step": last.before + last.steps, "metric": after})
     held, layers = numbers(final), [_layer(entry) for entry in coded(final)]
     curves = _spectra(dense, restored, coded(final))
-    rebuilt = RebuiltInfo(layers=[row.to_json() for row in rebuilt_layers(final)], samples=samples(final))
+    remade = rebuilt_layers(final)
+    rebuilt = RebuiltInfo(layers=[row.to_json() for row in remade], samples=samples(final))
     example = made_ready_([dense, final], setting.example())
     staged = macs_in_two_stages(final, example)
     choices: list[Choice] = []
@@ -77,6 +78,8 @@ def outcome(setting: Setting, state: State, folder: Path, size: ByteCounts) -> R
         latency_ms=round(clock["compressed"].min_ms, 4),
         forms=[cast(FormInfo, choice.to_json()) for choice in choices],
     )
+    if remade:
+        compressed["rebuilt_numbers"] = sum(row.stored for row in remade)
     if staged is not None:
         compressed["macs_in_two_stages"] = staged
     return Result(

@@ -65,7 +65,8 @@ class CompressedInfo(TypedDict):
 
     metric: float
     numbers: int  # stored numbers: kept coefficients and all other learned numbers
-    coded_numbers: int  # of these, kept coefficients
+    coded_numbers: int  # of these, kept coefficients; templates and transformations are none
+    rebuilt_numbers: NotRequired[int]  # of these, templates and transformations, where filters were rebuilt
     bytes: ByteCounts
     macs: int  # in the forms that were taken
     macs_in_two_stages: NotRequired[int]  # with every layer that has rebuilt filters in two stages, if there is one
