@@ -55,11 +55,12 @@ def document():
 def test_every_arm_on_small_images_is_one_that_can_be_run(program, tmp_path, monkeypatch):
     cifar10 = program("pointwise_cifar10")
     monkeypatch.setattr(cifar10, "RUNS", tmp_path)
-    families = ("dense", "energy", "output", "uniform", "learned", "width", "pixels")
+    families = ("dense", "energy", "output", "uniform", "learned", "measured", "width", "pixels")
     for name, arm in cifar10.ARMS.items():
         assert sum(family in name for family in families) == 1, f"{name} is drawn once"
         assert name.endswith(", tuned") == arm.get("tune", False)
-        settings = {key: value for key, value in arm.items() if key not in ("kind", "tune")}
+        settings = {key: value for key, value in arm.items() if key not in ("kind", "tune", "repair")}
+        assert name.endswith(", repaired") == arm.get("repair", False)
         if arm["kind"] == "bands":
             assert st.PointwisePruning(**settings).learn == name.startswith("learned")
         elif arm["kind"] == "width":
