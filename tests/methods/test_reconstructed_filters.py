@@ -505,3 +505,34 @@ def test_a_layer_under_two_names_is_left_alone_with_the_reason():
 def test_one_group_has_nothing_to_share():
     with pytest.raises(ValueError, match="share_groups=True is for several groups, got groups=1"):
         st.ReconstructedFilters(keep=0.5, groups=1, share_groups=True)
+
+
+@pytest.mark.parametrize("quantity", ["macs", "params"])
+def test_a_target_holds_however_training_moves_the_ranking(quantity):
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 32, 3, stride=2), nn.Conv2d(32, 64, 3), nn.Conv2d(64, 16, 3))
+    positions = {1: 10 * 10, 2: 8 * 8, 3: 6 * 6} if quantity == "macs" else dict.fromkeys((1, 2, 3), 1)
+    method = st.ReconstructedFilters(target=f"{quantity}:0.6", stages=4, groups=1)
+    plan = st.plan(net, method, calibration=torch.zeros(1, 3, 24, 24))
+    plan.apply_(net)
+    torch.manual_seed(0)
+    for quarter in range(1, 5):
+        net[quarter % 3 + 1].weight.data.mul_(3 * torch.rand(len(net[quarter % 3 + 1].weight), 1, 1, 1))
+        st.anneal_(net, quarter / 4)
+    saved = {
+        place: (layer := net[place]).sizes.inside * 9 * len(layer.pruned) - 9 * len(layer.pruned) for place in positions
+    }
+    left = plan.budget.dense - sum(positions[place] * count for place, count in saved.items())
+    one = max(positions[place] * net[place].sizes.inside * 9 for place in positions)
+    assert 0.6 * plan.budget.dense - one < left <= 0.6 * plan.budget.dense
+    planned = st.ReconstructedFilters(keep=0.5).plan(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3)))
+    assert "price" not in planned.edits[0].spec
+
+
+def test_gradients_rank_filters_only_once_there_were_some():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3))
+    st.compress_(net, st.ReconstructedFilters(keep=0.5, saliency="taylor", stages=2))
+    with pytest.raises(ValueError, match="Anneal after the backward pass"):
+        st.anneal_(net, 0.5)
+    net(torch.rand(2, 3, 8, 8)).square().sum().backward()
+    st.anneal_(net, 0.5)
+    assert len(net[1].pruned) == 4

@@ -24,8 +24,6 @@ from spectrim.surgery.plan import Plan, Skipped
 from spectrim.surgery.sites import Site, Where, dotted
 from spectrim.transforms.taps import Family, shape_of, shared_slices
 
-_BISECTIONS = 40
-
 
 @dataclass(frozen=True)
 class ReconstructedFilters(Method, name="reconstructed-filters"):
@@ -38,8 +36,8 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
     Args:
         keep: Fraction of all filters that stay templates, in (0, 1].
         target: In place of ``keep``: at most so much of the network is left when all filters are rebuilt, ``macs:0.5`` (with
-            both stages of each layer counted) or ``params:0.4``. It is met for the ranking at the time of the plan;
-            training moves the ranking. Needs calibration for ``macs``.
+            both stages of each layer counted) or ``params:0.4``, whichever filters training makes the least important. Needs
+            calibration for ``macs``.
         family: Of the transformations: ``scalar`` (a factor for each tap), ``rotation``, ``affine``,
             ``affine-moved`` (taps move on the map), ``matrix``.
         groups: Groups of input channels, each with transformations of its own; where that does not divide the channels,
@@ -131,11 +129,14 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
         for path, reason in (twice | tied).items():
             skipped.append(Skipped(path, reason))
             del hosts[path]
-        keep, budget = self._settled(model, hosts, calibration)
+        keep, budget, prices = self._settled(model, hosts, calibration)
         settings = self._rebuilding(keep)
-        edits = tuple(SwapModule(path, TemplateConv.kind, self._spec(sizes, settings)) for path, sizes in hosts.items())
+        edits = tuple(
+            SwapModule(path, TemplateConv.kind, self._spec(sizes, settings, prices[path]))
+            for path, sizes in hosts.items()
+        )
         before = sum(p.numel() for p in model.parameters())
-        pruned = self._ranked(model, hosts, settings)
+        pruned = self._ranked(model, hosts, settings, prices)
         after = before - self._spared(hosts) - sum(n * self._saved(hosts[path]) for path, n in pruned.items())
         return Plan(repr(self), type(model).__name__, edits, tuple(skipped), before, after, budget)
 
@@ -175,10 +176,11 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
     def _groups(self, sizes: ConvSizes) -> int:
         return next(n for n in range(min(self.groups, sizes.inside), 0, -1) if sizes.inside % n == 0)
 
-    def _spec(self, sizes: ConvSizes, settings: Rebuilding) -> Spec:
+    def _spec(self, sizes: ConvSizes, settings: Rebuilding, price: int) -> Spec:
         more: Spec = {"family": self.family, "groups": self._groups(sizes), "templates": sizes.outside}
         shared: Spec = {"share_groups": True} if self.share_groups else {}
-        return sizes.to_json() | more | shared | {"rebuilding": settings.to_json()}
+        priced: Spec = {} if price == 1 else {"price": price}
+        return sizes.to_json() | more | shared | {"rebuilding": settings.to_json()} | priced
 
     def _saved(self, sizes: ConvSizes) -> int:
         """Numbers that go with one filter."""
@@ -196,42 +198,36 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
 
     def _settled(
         self, model: nn.Module, hosts: Mapping[str, ConvSizes], calibration: Calibration
-    ) -> tuple[float, Budget | None]:
-        """The fraction that stays, and what it leaves of a target."""
-        filters = sum(sizes.outside for sizes in hosts.values())
-        lowest = len(hosts) * self.least / filters if hosts else 0.0
+    ) -> tuple[float, Budget | None, dict[str, int]]:
+        """The fraction that stays, what it leaves of a target, and what a filter of each layer costs."""
         if self.target is None:
+            filters = sum(sizes.outside for sizes in hosts.values())
             keep = 0.5 if self.keep is None else self.keep
             if round(filters * (1 - keep)) > filters - len(hosts) * self.least:
+                lowest = len(hosts) * self.least / filters
                 raise ValueError(
                     f"keep={keep:g} asks for {round(filters * keep)} templates of {filters} filters, and {self.least} in each of "
                     f"{len(hosts)} layers are {len(hosts) * self.least}. Pass keep={math.ceil(lowest * 1000) / 1000:g} or more, or lower least."
                 )
-            return keep, None
+            return keep, None, dict.fromkeys(hosts, 1)
         target = Target.parse(self.target, ("macs", "params"))
         image = next(images_of(calibration, model, who="a target of macs"))[:1] if target.quantity == "macs" else None
         costs = Costs.of(model, image)
         dense = costs.macs() if target.quantity == "macs" else costs.parameters()
         start = dense if target.quantity == "macs" else dense - self._spared(hosts)
-
-        def left(keep: float) -> int:
-            pruned = self._ranked(model, hosts, self._rebuilding(keep))
-            return start - sum(count * self._less(path, hosts[path], costs, target) for path, count in pruned.items())
-
+        prices = {path: self._less(path, sizes, costs, target) for path, sizes in hosts.items()}
+        least = start - sum(prices[path] * (sizes.outside - self.least) for path, sizes in hosts.items())
         limit = target.limit(dense)
-        if left(lowest) > limit:
+        if least > limit:
             raise ValueError(
-                f"target {target} is out of reach: {left(lowest) / dense:.3f} of {dense:,} are left with {self.least} templates "
+                f"target {target} is out of reach: {least / dense:.3f} of {dense:,} are left with {self.least} templates "
                 f"in each of {len(hosts)} layers. Ask for more, or lower least."
             )
-        low, high = lowest, 1.0  # the lowest fits; the largest that fits is looked for
-        if left(high) <= limit:
-            low = high
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if left(middle) <= limit else (low, middle)
-        how = "at the present ranking"
-        return low, Budget(target=self.target, dense=dense, left=left(low), how=how)
+        whole = sum(prices[path] * sizes.outside for path, sizes in hosts.items())
+        keep = 1 - max(0, start - math.floor(limit)) / whole if whole else 1.0
+        pruned = self._ranked(model, hosts, self._rebuilding(keep), prices)
+        left = start - sum(count * prices[path] for path, count in pruned.items())
+        return keep, Budget(target=self.target, dense=dense, left=left), prices
 
     def _less(self, path: str, sizes: ConvSizes, costs: Costs, target: Target) -> int:
         """What goes with one filter: numbers, or multiplications of both stages (equation 3.5)."""
@@ -241,16 +237,19 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
         one, none = (products(sizes, count, groups=groups, family=self.family) for count in (1, 0))
         return (costs.positions or {}).get(dotted(path, "weight"), 0) * (one - none)
 
-    def _ranked(self, model: nn.Module, hosts: Mapping[str, ConvSizes], settings: Rebuilding) -> dict[str, int]:
+    def _ranked(
+        self, model: nn.Module, hosts: Mapping[str, ConvSizes], settings: Rebuilding, prices: Mapping[str, int]
+    ) -> dict[str, int]:
         """How many filters of each layer would be rebuilt, by the magnitudes that they start with."""
         ranks: list[Tensor] = []
         for path, sizes in hosts.items():
             weight = cast(Tensor, model.get_submodule(path).weight).detach()
             weight = shared_slices(weight, self._groups(sizes)) if self.share_groups else weight
             ranks.append(magnitude(weight, relative=settings.saliency != "raw").cpu())
-        filters = sum(len(each) for each in ranks)
+        paid = [prices[path] for path in hosts]
+        whole = sum(price * len(each) for price, each in zip(paid, ranks, strict=True))
         empty: Sequence[set[int]] = [set() for _ in ranks]
-        found = chosen(ranks, empty, settings.pruned(filters, settings.stages), settings.least)
+        found = chosen(ranks, empty, settings.pruned(whole, settings.stages), settings.least, paid)
         return {path: len(each) for path, each in zip(hosts, found, strict=True)}
 
 

@@ -30,7 +30,7 @@ from spectrim.transforms.taps import (
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
-_OWN = {"family", "groups", "share_groups", "templates", "rebuilding"}
+_OWN = {"family", "groups", "share_groups", "templates", "rebuilding", "price"}
 
 
 def sizes_of(spec: Mapping[str, Any]) -> ConvSizes:
@@ -62,6 +62,7 @@ class TemplateConv(Layer, kind="template-conv"):
             closest to the filters, their means over the groups, and not as the plain convolution.
         templates: How many filters are stored; all of them if None.
         rebuilding: How the filters are pruned while they train; not at all if None.
+        price: What one filter costs where the filters of several layers are pruned to a sum of costs.
 
     Raises:
         ValueError: A size is out of range.
@@ -90,6 +91,7 @@ class TemplateConv(Layer, kind="template-conv"):
         share_groups: bool = False,
         templates: int | None = None,
         rebuilding: Rebuilding | None = None,
+        price: int = 1,
     ) -> None:
         super().__init__()
         stored = sizes.outside if templates is None else templates
@@ -101,7 +103,7 @@ class TemplateConv(Layer, kind="template-conv"):
                 f"templates must be a whole number in [1, {sizes.outside}], all while rebuilding, got {templates}."
             )
         self.sizes, self.family, self.groups, self.rebuilding = sizes, family, groups, rebuilding
-        self.share_groups = share_groups
+        self.share_groups, self.price = share_groups, price
         depth = sizes.inside // groups if share_groups else sizes.inside
         self.weight = nn.Parameter(torch.zeros(stored, depth, *sizes.kernel))
         self.bias = nn.Parameter(torch.zeros(sizes.outside)) if sizes.bias else None
@@ -283,6 +285,8 @@ class TemplateConv(Layer, kind="template-conv"):
             more["share_groups"] = True
         if self.rebuilding is not None:
             more["rebuilding"] = self.rebuilding.to_json()
+            if self.price != 1:
+                more["price"] = self.price
         return self.sizes.to_json() | more
 
     @classmethod
@@ -298,6 +302,9 @@ class TemplateConv(Layer, kind="template-conv"):
         for name in ("groups", "templates"):
             if type(spec.get(name)) is not int:
                 raise ValueError(f"{name} must be a whole number, got {spec.get(name)!r}.")
+        price = spec.get("price", 1)
+        if type(price) is not int or price < 0:
+            raise ValueError(f"price must be a whole number of at least 0, got {price!r}.")
         return cls(
             sizes,
             family=spec.get("family", ""),
@@ -305,6 +312,7 @@ class TemplateConv(Layer, kind="template-conv"):
             share_groups=share_groups,
             templates=spec["templates"],
             rebuilding=None if rebuilding is None else Rebuilding.from_json(rebuilding),
+            price=price,
         )
 
     @classmethod

@@ -19,6 +19,7 @@ class Prunable(Protocol):
 
     sizes: ConvSizes
     rebuilding: Rebuilding | None
+    price: int
 
     @property
     def pruned(self) -> set[int]:
@@ -43,11 +44,18 @@ def prune_together_(layers: Iterable[Prunable], progress: float) -> None:
     for how, alike in together.items():
         stage = how.stage(progress)
         if stage > max(int(layer.get_buffer("stage")) for layer in alike):
+            ranks = [layer.saliency(how) for layer in alike]
+            if how.saliency == "taylor" and not any(bool(each.any()) for each in ranks):
+                raise ValueError(
+                    'saliency="taylor" ranks filters by the gradients of a training step, and there was none before '
+                    f"progress {progress:g}. Anneal after the backward pass, or pass saliency='magnitude'."
+                )
             wanted = chosen(
-                [layer.saliency(how) for layer in alike],
+                ranks,
                 [layer.pruned for layer in alike],
-                how.pruned(sum(layer.sizes.outside for layer in alike), stage),
+                how.pruned(sum(layer.price * layer.sizes.outside for layer in alike), stage),
                 how.least,
+                [layer.price for layer in alike],
             )
             for layer, pruned in zip(alike, wanted, strict=True):
                 layer.prune_(pruned, how, stage)

@@ -21,7 +21,8 @@ class Rebuilding:
     """How the filters of all layers with the same settings are pruned together while they train.
 
     Attributes:
-        keep: Fraction of all filters that stay templates, in (0, 1]; the others are rebuilt from them.
+        keep: Fraction of all filters that stay templates, in (0, 1]; the others are rebuilt from them. Where filters have
+            prices, the fraction of the sum of all prices.
         least: Templates that every layer keeps.
         stages: In how many equal steps the fraction falls.
         saliency: What ranks filters over all layers: ``magnitude``, the mean absolute weight less its mean over the layer;
@@ -75,7 +76,7 @@ class Rebuilding:
         return "outputs" in (self.assign, self.start)
 
     def pruned(self, filters: int, stage: int) -> int:
-        """How many of all filters are no templates any more after some steps.
+        """How many of all filters are no templates any more after some steps; of the sum of their prices, what these have cost.
 
         >>> [Rebuilding(keep=0.5, stages=4).pruned(100, stage) for stage in range(5)]
         [0, 12, 25, 38, 50]
@@ -109,27 +110,41 @@ def magnitude(filters: Float[Tensor, "filter ..."], *, relative: bool) -> Float[
 
 
 def chosen(
-    saliencies: Sequence[Float[Tensor, "filter"]], pruned: Sequence[set[int]], count: int, least: int
+    saliencies: Sequence[Float[Tensor, "filter"]],
+    pruned: Sequence[set[int]],
+    wanted: int,
+    least: int,
+    prices: Sequence[int] | None = None,
 ) -> list[set[int]]:
-    """The filters of each layer that are no templates any more once ``count`` in all layers are: those with least saliency.
+    """The filters of each layer that are no templates any more: those with least saliency, until enough of them are.
 
     What is pruned stays pruned, and no layer gets below ``least`` templates; others go in their place, as far as there are
     any. Of two equal ones the earlier goes first.
 
+    Args:
+        saliencies: Of the filters of each layer.
+        pruned: Those of each layer that are no templates already.
+        wanted: How many are to be none in all layers; or what these are to have cost together.
+        least: Templates that every layer keeps.
+        prices: What one filter of each layer costs; 1 if None.
+
     >>> chosen([torch.tensor([3.0, 1.0, 2.0]), torch.tensor([0.1, 0.2])], [set(), {1}], 3, 1)
     [{1, 2}, {1}]
+    >>> chosen([torch.tensor([3.0, 1.0, 2.0]), torch.tensor([0.1, 0.2])], [set(), set()], 30, 1, prices=[20, 1])
+    [{1, 2}, {0}]
     """
+    costs = [1] * len(saliencies) if prices is None else prices
     found = [set(each) for each in pruned]
     ranked = sorted(
         (float(value), layer, number) for layer, values in enumerate(saliencies) for number, value in enumerate(values)
     )
-    missing = count - sum(map(len, found))
+    missing = wanted - sum(cost * len(each) for cost, each in zip(costs, found, strict=True))
     for _, layer, number in ranked:
         if missing <= 0:
             break
         if number not in found[layer] and len(saliencies[layer]) - len(found[layer]) > least:
             found[layer].add(number)
-            missing -= 1
+            missing -= costs[layer]
     return found
 
 
