@@ -19,7 +19,7 @@ from spectrim import FrequencyRegularization, compress_, finalize_
 from spectrim.measure import macs
 from spectrim.nn import FactoredConv
 from spectrim.surgery import coded
-from spectrim.surgery.edits import swap_
+from spectrim.surgery.edits import replace_module_
 from spectrim.zoo.unet import unet
 
 SIZE = (1, 3, 192, 288)  # a fifth of the published 640 x 959, rounded to what the UNet halves four times
@@ -68,7 +68,7 @@ def factored(network: nn.Module) -> nn.Module:
     for entry in coded(network):
         other = entry.codec.alternative(entry.module, entry.code)
         if other is not None:
-            swap_(network, entry.path, other.eval())
+            replace_module_(network, entry.module, other.eval())
     return finalize_(network)
 
 

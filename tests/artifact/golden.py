@@ -8,7 +8,7 @@ from spectrim.nn.conv_sizes import ConvSizes
 from spectrim.nn.factored import FactoredLinear
 from spectrim.nn.pointwise import BandedPointwiseConv2d
 from spectrim.nn.reconstructed import TemplateConv
-from spectrim.surgery.edits import ParametrizeTensor, swap_
+from spectrim.surgery.edits import ParametrizeTensor, replace_module_
 from spectrim.surgery.plan import Plan
 from spectrim.surgery.sites import coded
 
@@ -55,7 +55,7 @@ def golden():
     model.flags.copy_(torch.tensor([True, False, True]))
     narrow = FactoredLinear.from_spec({"in": 6, "out": 6, "core": [1, 2], "bias": False, "norm": "ortho"}).eval()
     ramp_(narrow.core)
-    swap_(model, "narrow", narrow)
+    replace_module_(model, model.get_submodule("narrow"), narrow)
     edits = (
         ParametrizeTensor("conv", "weight", "spectral", {"shape": [4, 3, 3, 3], "kept": 11}),
         ParametrizeTensor("up", "weight", "spectral", {"shape": [4, 2, 2, 2], "kept": 7, "order": "linf"}),
@@ -91,8 +91,8 @@ def golden_maps():
     conv.template.copy_(torch.tensor([0, 1, 2, 3, 3, 1]))
     point = BandedPointwiseConv2d(6, 4, (4, 4), kept=[1, 3, 16, 6, 2, 10])
     model.skip.source.copy_(torch.tensor([3, -1, 0, 1, 2, -1, 3]))
-    swap_(model, "conv", conv)
-    swap_(model, "point", point)
+    replace_module_(model, model.conv, conv)
+    replace_module_(model, model.point, point)
     for parameter in model.parameters():
         ramp_(parameter)
     return model.eval()

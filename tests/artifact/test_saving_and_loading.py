@@ -15,7 +15,7 @@ from spectrim.artifact import load_, read, read_structure, save
 from spectrim.errors import ArtifactError, UnsupportedError
 from spectrim.nn.component import Layer
 from spectrim.nn.factored import FactoredConv
-from spectrim.surgery.edits import swap_
+from spectrim.surgery.edits import replace_module_
 from spectrim.surgery.sites import coded
 from tests.artifact.models import Tiny, code_, compressed, fingerprint, fresh, trained
 
@@ -335,7 +335,7 @@ def factored():
 @pytest.mark.parametrize("meta", [False, True])
 def test_a_layer_in_the_place_of_another_is_put_there_again(tmp_path, meta):
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1)).eval()
-    swap_(model, "1", factored().eval())
+    replace_module_(model, model.get_submodule("1"), factored().eval())
     save(model, tmp_path / "model.safetensors", dtype=torch.float32)
     with torch.device("meta" if meta else "cpu"):
         plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1)).eval()
@@ -349,7 +349,7 @@ def test_a_layer_in_the_place_of_another_is_put_there_again(tmp_path, meta):
 
 def test_a_layer_whose_module_the_model_lacks_is_refused(tmp_path):
     model = nn.Sequential(nn.Conv2d(8, 8, 3))
-    swap_(model, "0", factored())
+    replace_module_(model, model.get_submodule("0"), factored())
     save(model, tmp_path / "model.safetensors")
     refused(
         nn.Sequential(),

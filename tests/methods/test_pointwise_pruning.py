@@ -492,13 +492,3 @@ def test_without_a_stream_tying_changes_nothing():
         for tie in (None, "stage")
     )
     assert plain.edits == tied.edits
-
-
-def test_a_layer_under_two_names_is_left_alone_with_the_reason():
-    model = network()
-    model.append(nn.ReLU())
-    model.append(nn.Conv2d(32, 32, 1))
-    model.append(model[-1])
-    plan = st.plan(model, st.PointwisePruning(keep=0.5, pays="always"), calibration=images())
-    assert [edit.path for edit in plan.edits] == ["2", "4"]
-    assert {row.site: row.reason for row in plan.skipped}["6"].startswith("also stands as 7")

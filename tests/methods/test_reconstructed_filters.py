@@ -494,14 +494,6 @@ def test_a_network_whose_layers_are_all_too_small_is_left_as_it_is():
     assert {row.site: row.reason for row in plan.skipped}["1"] == "has 8 filters, and 64 stay"
 
 
-def test_a_layer_under_two_names_is_left_alone_with_the_reason():
-    conv = nn.Conv2d(16, 16, 3, padding=1)
-    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), conv, nn.ReLU(), conv)
-    plan = st.plan(model, st.ReconstructedFilters(keep=0.5))
-    assert [edit.path for edit in plan.edits] == ["1"]
-    assert {row.site: row.reason for row in plan.skipped}["2"] == "also stands as 4"
-
-
 def test_one_group_has_nothing_to_share():
     with pytest.raises(ValueError, match="share_groups=True is for several groups, got groups=1"):
         st.ReconstructedFilters(keep=0.5, groups=1, share_groups=True)

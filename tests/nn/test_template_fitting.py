@@ -127,8 +127,8 @@ def test_nothing_is_kept_of_a_batch_in_evaluation_or_for_other_settings():
     evaluated, other = layer_of(nn.Conv2d(4, 8, 3)).eval(), layer_of(nn.Conv2d(4, 8, 3), assign="modulo", start="lstsq")
     evaluated(x)
     other(x)
-    assert evaluated._seen is None
-    assert other._seen is None
+    assert not evaluated._seen
+    assert not other._seen
 
 
 def test_processes_that_saw_other_batches_agree_with_the_first_one(monkeypatch, tmp_path):

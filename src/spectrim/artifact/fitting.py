@@ -15,7 +15,7 @@ from spectrim.artifact.resizing import resized
 from spectrim.artifact.structure import ComponentEntry, TensorEntry
 from spectrim.errors import ArtifactError
 from spectrim.nn.component import KINDS, Codec, Component, Layer, components
-from spectrim.surgery.edits import swap_
+from spectrim.surgery.edits import replace_module_
 from spectrim.surgery.sites import dotted, nearest_names
 from spectrim.transforms.integers import holds
 
@@ -97,14 +97,19 @@ def _layers(model: nn.Module, entries: list[ComponentEntry]) -> dict[str, Layer]
     for entry in entries:
         outer = next((path for path in layers if entry.path.startswith(f"{path}.")), None)
         root, inside = (model, entry.path) if outer is None else (layers[outer], entry.path[len(outer) + 1 :])
-        modules = dict(root.named_modules())
+        modules = dict(root.named_modules(remove_duplicate=False))
         if inside not in modules:
             raise ArtifactError(f"{entry.path!r} is a {entry.kind} layer.{_absent(model, entry.path, list(modules))}")
         layer = _built(entry, modules[inside])
         if outer is None:
+            if other := next((path for path in layers if modules[path] is modules[inside]), None):
+                raise ArtifactError(
+                    f"{other!r} and {inside!r} are two layers in the file, in {type(model).__name__} they are one module. "
+                    "Load it into the architecture that it was saved from."
+                )
             layers[entry.path] = layer
         else:
-            swap_(root, inside, layer)
+            replace_module_(root, modules[inside], layer)
     for kind in {layer.kind: type(layer) for layer in layers.values()}.values():
         kind.join_([layer for layer in layers.values() if layer.kind == kind.kind])
     return {name: layer for path, layer in layers.items() for name in _names_of(model, path)}

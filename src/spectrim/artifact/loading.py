@@ -11,7 +11,7 @@ from spectrim.artifact.fitting import Fitted, fit
 from spectrim.artifact.places import Place
 from spectrim.artifact.reader import read
 from spectrim.errors import ArtifactError
-from spectrim.surgery.edits import ParametrizeTensor, swap_
+from spectrim.surgery.edits import ParametrizeTensor, replace_module_
 from spectrim.surgery.plan import Plan
 from spectrim.surgery.rules import settle_
 from spectrim.surgery.sites import coded
@@ -69,7 +69,7 @@ def _make_(model: nn.Module, fitted: Fitted, plan: Plan) -> None:
     """Change the model. What could fail comes first and is undone; then numbers are copied."""
     with ExitStack() as undo, torch.no_grad():
         for path, layer in fitted.layers.items():
-            undo.callback(swap_(model, path, layer))
+            undo.callback(replace_module_(model, model.get_submodule(path), layer))
         for layer_to_cut, sizes in fitted.sizes:
             undo.callback(settle_(layer_to_cut, sizes))
         for place, value in fitted.values:

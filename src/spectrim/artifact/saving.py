@@ -17,7 +17,7 @@ from spectrim.artifact.structure import ComponentEntry, Norms, Part, Structure, 
 from spectrim.artifact.writer import write
 from spectrim.errors import UnsupportedError
 from spectrim.nn.component import JSON, Layer, components
-from spectrim.surgery.edits import swap_
+from spectrim.surgery.edits import replace_module_
 from spectrim.surgery.sites import coded
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -72,7 +72,7 @@ def _stored(model: nn.Module) -> Iterator[nn.Module]:
     with ExitStack() as undo:
         for name, each in list(components(model)):
             if isinstance(each, Layer) and name and (small := each.stored()) is not each:
-                undo.callback(swap_(model, name, small))
+                undo.callback(replace_module_(model, each, small))
         yield model
 
 

@@ -1,7 +1,8 @@
 """How many multiply-accumulates one forward pass takes."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +24,9 @@ class Macs:
     Attributes:
         total: Of the network itself, with every coded tensor already decoded.
         decode: Of decoding all coded tensors once; happens when an artifact is loaded, or on every training step.
-        by_module: The share of ``total`` of each module that computes anything, by dotted name; a parent contains its
-            children, the root has the empty name.
+        by_module: The share of ``total`` of each module that computes anything, by dotted name; a parent contains what its
+            children compute in it, the root has the empty name. A module with several names has a row under the first one,
+            of all its calls.
     """
 
     total: int
@@ -35,7 +37,7 @@ class Macs:
 def macs(model: nn.Module, inputs: Tensor | Sequence[Tensor]) -> int:
     """Multiply-accumulates of one forward pass over these inputs, in evaluation mode, decoding left out.
 
-    Counted are convolutions, transposed convolutions, matrix products and attention, as torch dispatches them, half of
+    Counted are, each time they are called, convolutions, transposed convolutions, matrix products and attention, as torch dispatches them, half of
     their floating-point operations each; additions of biases, normalisations, activations and pooling are not, which is
     the convention of the papers. Pointwise convolutions of low frequencies are counted as their compiled form computes them: products
     over what is kept, and transforms by rows and columns. The forward runs on a copy without storage, so the size of the model does not
@@ -64,12 +66,13 @@ def macs_report(model: nn.Module, inputs: Tensor | Sequence[Tensor]) -> Macs:
     """
     arguments = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     ghost = _ghost(model)
-    calls = _watched(model, ghost)
+    counter = FlopCounterMode(display=False)
+    calls = _watched(model, ghost, counter)
     with torch.no_grad():
         try:
             with FlopCounterMode(display=False) as decoding:
                 _decode_(ghost)
-            with FlopCounterMode(display=False) as counter, torch.device("meta"):
+            with counter, torch.device("meta"):
                 ghost(*(argument.to("meta") for argument in arguments))
         except (NotImplementedError, RuntimeError) as error:
             reason = first_line(error)
@@ -77,59 +80,66 @@ def macs_report(model: nn.Module, inputs: Tensor | Sequence[Tensor]) -> Macs:
                 f"counting the operations of {type(model).__name__} runs its forward on tensors without values, which "
                 f"failed: {reason}. Check the shapes of the inputs; a forward that reads values cannot be counted."
             ) from error
-    root = type(ghost).__name__
-    by_module = {
-        name.removeprefix(root).removeprefix("."): sum(counts.values()) // 2
-        for name, counts in counter.get_flop_counts().items()
-        if name == root or name.startswith(f"{root}.")
-    }
-    total = counter.get_total_flops() // 2
-    for path, count in _own(calls).items():
-        more = count - by_module.get(path, 0)
-        total += more
-        for name in _upwards(path):
-            by_module[name] = by_module.get(name, 0) + more
+    counted = Counter({name: sum(counts.values()) // 2 for name, counts in counter.get_flop_counts().items()})
+    for call in calls:
+        if (own := call.layer.multiplications(call.shape)) is not None:
+            counted.update(dict.fromkeys(call.running, own - call.counted))
+    root, first = type(ghost).__name__, _first_names(model)
+    by_module: Counter[str] = Counter()
+    for name, count in counted.items():
+        if name == root or name.startswith(f"{root}."):
+            path = name.removeprefix(root).removeprefix(".")
+            by_module[first.get(path, path)] += count
     return Macs(
-        total=total,
+        total=counted["Global"],
         decode=decoding.get_total_flops() // 2,
         by_module={name: count for name, count in by_module.items() if count},
     )
 
 
-def _watched(model: nn.Module, ghost: nn.Module) -> list[tuple[str, Layer, Sequence[int]]]:
-    """The layers of the model with the shape of what each of their calls reads; filled when the ghost runs, which holds no values."""
-    calls: list[tuple[str, Layer, Sequence[int]]] = []
+@dataclass(frozen=True)
+class _Call:
+    """One call of a layer: what it reads, what torch counts of it, and what runs, by the names that the counter has for it."""
 
-    def note_for(path: str, layer: Layer) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def note(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+    layer: Layer
+    shape: Sequence[int]
+    counted: int
+    running: frozenset[str]
+
+
+def _watched(model: nn.Module, ghost: nn.Module, counter: FlopCounterMode) -> list[_Call]:
+    """The calls of the layers of the model; filled when the ghost runs, which holds no values."""
+    calls: list[_Call] = []
+
+    def watch_(ghostly: nn.Module, layer: Layer) -> None:
+        before: list[tuple[int, frozenset[str]]] = []
+
+        def enter(*_: Any) -> None:
+            before.append((counter.get_total_flops(), frozenset(counter.mod_tracker.parents)))
+
+        def leave(_: nn.Module, inputs: tuple[Any, ...], __: Any) -> None:
+            flops, running = before.pop()
             if inputs and isinstance(inputs[0], Tensor):
-                calls.append((path, layer, tuple(inputs[0].shape)))
+                counted = (counter.get_total_flops() - flops) // 2
+                calls.append(_Call(layer, tuple(inputs[0].shape), counted, running))
 
-        return note
+        ghostly.register_forward_pre_hook(enter)
+        ghostly.register_forward_hook(leave)
 
     for path, module in model.named_modules():
         if isinstance(module, Layer):
-            ghost.get_submodule(path).register_forward_pre_hook(note_for(path, module))
+            watch_(ghost.get_submodule(path), module)
     return calls
 
 
-def _own(calls: Sequence[tuple[str, Layer, Sequence[int]]]) -> dict[str, int]:
-    """What the layers count that know better than torch, by dotted name."""
-    found: dict[str, int] = {}
-    for path, layer, shape in calls:
-        if (count := layer.multiplications(shape)) is not None:
-            found[path] = found.get(path, 0) + count
-    return found
+def _first_names(model: nn.Module) -> dict[str, str]:
+    """For every name of every module the first one.
 
-
-def _upwards(path: str) -> list[str]:
-    """A dotted name, those of what holds it, and that of the root.
-
-    >>> _upwards("a.b")
-    ['a.b', 'a', '']
+    >>> _first_names(nn.Sequential(layer := nn.ReLU(), layer))
+    {'': '', '0': '0', '1': '0'}
     """
-    parts = path.split(".") if path else []
-    return [".".join(parts[:depth]) for depth in range(len(parts), 0, -1)] + [""]
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(module), name) for name, module in model.named_modules(remove_duplicate=False)}
 
 
 def ghost_of(model: nn.Module) -> nn.Module:

@@ -57,16 +57,13 @@ class Costs:
         if inputs is None:
             return cls(shapes, names, None, 0)
         report = macs_report(model, inputs)
-        aliases: dict[int, list[str]] = {}
-        for path, module in model.named_modules(remove_duplicate=False):
-            aliases.setdefault(id(module), []).append(path)
         positions, known = {}, 0
         for path, module in walk(model):
             rule = rule_of(module)
             weight = module._parameters.get("weight")  # noqa: SLF001 - a property would be a weight that is made anew
             if rule is None or weight is None or not weight.numel() or not rule.inputs(module):
                 continue
-            count = sum(report.by_module.get(alias, 0) for alias in aliases[id(module)])
+            count = report.by_module.get(path, 0)
             if count and count % weight.numel() == 0:
                 positions[dotted(path, "weight")] = count // weight.numel()
                 known += count

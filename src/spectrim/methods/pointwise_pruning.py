@@ -247,8 +247,6 @@ class PointwisePruning(Method, name="pointwise-pruning"):
         chosen = sites.selected(candidates, where, model=model) if candidates else set()
         check_swapped(candidates, chosen)
         skipped = {site.path: reason_against(site, chosen=site.name in chosen) for site in candidates}
-        twice = {path: f"also stands as {other}" for path, other in sites.twice(model).items()}
-        skipped |= {path: twice[path] for path, reason in skipped.items() if path in twice and not reason}
         hosts = {site.path: site.module for site in candidates if not skipped[site.path]}
         readings = read_spectra(
             model,

@@ -88,6 +88,8 @@ def spec_of(layer: Cuttable, bands: Tensor, order: str, learning: Learning | Non
         "kept": bands.tolist(),
         "macs": [layer.dense, *layer.multiplications(bands)],
     }
+    if layer.calls > 1:
+        spec["calls"] = layer.calls
     if order != "zigzag":
         spec["order"] = [*layer.order] if order == "energy" else order
     if layer.stride != (1, 1):

@@ -125,8 +125,7 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
                 hosts[site.path] = sizes
         names = sites.tied(model)
         tied = {path: f"tied with {names[f'{path}.weight']}" for path in hosts if f"{path}.weight" in names}
-        twice = {path: f"also stands as {other}" for path, other in sites.twice(model).items() if path in hosts}
-        for path, reason in (twice | tied).items():
+        for path, reason in tied.items():
             skipped.append(Skipped(path, reason))
             del hosts[path]
         keep, budget, prices = self._settled(model, hosts, calibration)

@@ -1,7 +1,7 @@
 """What pointwise layers read, frequency by frequency, and what it is worth: all layers in one pass over the images."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -35,7 +35,7 @@ class Reading:
         worth: Squared change when a coefficient is left out in all blocks: of the model's output, mean over the images, to first order; or of
             the layer's output, relative to that of leaving out all of them.
         calls: How often it runs for one batch.
-        images: How many it saw.
+        images: How many it saw, in all calls.
         reason: Why it cannot be cut; empty if it can.
     """
 
@@ -63,6 +63,13 @@ class Reading:
         energy, worth = energy.double().cpu(), worth.double().cpu()
         self.energy = energy if self.energy is None else self.energy + energy
         self.worth = worth if self.worth is None else self.worth + worth
+
+    def add_changes(self, changes: Sequence[Float[Tensor, "image in frequency"]]) -> None:
+        """Add what leaving out each coefficient changes through each call of the layer; a cut is one of all of them together."""
+        alike = len({change.shape for change in changes}) == 1
+        total = torch.stack([*changes]).sum(0) if alike else torch.cat([*changes])
+        worth = total.square().sum(0)
+        self.add(torch.zeros_like(worth), worth)
 
 
 @dataclass
@@ -103,6 +110,7 @@ class _Watch:
         """Add what was noted while a batch ran."""
         probes, self.probes = self.probes, []
         gradients: list[Tensor | None] = [None] * len(probes)
+        changes: dict[int, tuple[Reading, list[Tensor]]] = {}
         if self.probing and probes:
             outputs = [each for each in tree_leaves(output) if isinstance(each, Tensor) and each.is_floating_point()]
             if not any(each.requires_grad for each in outputs):
@@ -122,9 +130,12 @@ class _Watch:
                 worth = torch.zeros_like(energy) if self.probing else energy * weights[:, None]
             else:
                 owed = reading.spectrum_of_gradient(as_reads(layer, gradient).float())
-                worth = (read * owed).sum(2).square().sum(0)
+                changes.setdefault(id(reading), (reading, []))[1].append((read * owed).sum(2))
+                worth = torch.zeros_like(energy)
             reading.add(energy, worth)
             reading.images += x.shape[0]
+        for reading, calls in changes.values():
+            reading.add_changes(calls)
 
 
 def block_of(size: tuple[int, int], block: Block) -> tuple[int, int]:
@@ -196,7 +207,9 @@ def read_spectra(
                 )
             reading.energy /= reading.images
             reading.worth /= (
-                reading.images if watch.probing else reading.worth.sum().clamp(min=torch.finfo(torch.float64).tiny)
+                reading.images / reading.calls
+                if watch.probing
+                else reading.worth.sum().clamp(min=torch.finfo(torch.float64).tiny)
             )
     return watch.found
 

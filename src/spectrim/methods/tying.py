@@ -21,7 +21,10 @@ def streams_of(model: nn.Module, image: Tensor, paths: Collection[str]) -> dict[
     for stream in streams(model, [image]):
         readers = [path for path in stream.readers if path in paths]
         if len(readers) > 1 and not stream.others:
-            found |= dict.fromkeys(readers, stream.writers[0])
+            # A layer that is called with several streams ties all that read one of them.
+            names = {found[path] for path in readers if path in found}
+            joined = [path for path, name in found.items() if name in names]
+            found |= dict.fromkeys([*joined, *readers], stream.writers[0])
     return found
 
 

@@ -246,7 +246,7 @@ class BandedPointwiseConv2d(Layer, kind="banded-pointwise"):
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Self:
         """Build from :meth:`spec`, or from a plan's, which also holds ``kept`` and notes on the costs."""
-        extra = {"kept", "learning", "macs"}
+        extra = {"kept", "learning", "macs", "calls"}
         geometry = Geometry.from_json({name: value for name, value in spec.items() if name not in extra})
         kept, learning = spec.get("kept"), spec.get("learning")
         if kept is not None and not isinstance(kept, list):
@@ -284,7 +284,8 @@ class BandedPointwiseConv2d(Layer, kind="banded-pointwise"):
         share = f"{sum(kept) / len(kept) / frequencies:.1%}".replace("%", " %")
         text = f"keep {share} of the coefficients of {size} blocks, {min(kept)} to {max(kept)} in a channel"
         if macs := spec.get("macs"):
-            text += f": {macs[0]:,} → {macs[1]:,} multiplications, and {macs[2]:,} to transform"
+            calls = f", in {spec['calls']} calls" if "calls" in spec else ""
+            text += f": {macs[0]:,} → {macs[1]:,} multiplications, and {macs[2]:,} to transform{calls}"
         return text
 
     def extra_repr(self) -> str:

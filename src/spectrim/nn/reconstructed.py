@@ -1,6 +1,7 @@
 """A convolution some of whose filters are rebuilt from others by cheap learned transformations."""
 
 import copy
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -28,7 +29,8 @@ from spectrim.transforms.taps import (
 )
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-
+_CALLS = 8
+"""Of one step, the last ones, whose inputs are looked at together."""
 
 _OWN = {"family", "groups", "share_groups", "templates", "rebuilding", "price"}
 
@@ -114,7 +116,8 @@ class TemplateConv(Layer, kind="template-conv"):
         outputs = torch.arange(sizes.outside, dtype=torch.int32)
         self.register_buffer("template", outputs % stored)
         self.register_buffer("turned", torch.where(outputs < stored, -1, outputs - stored))
-        self._seen: Tensor | None = None
+        self._seen: deque[Tensor] = deque(maxlen=_CALLS)  # by the calls since the last step
+        self._stepped = False
         if rebuilding is not None:
             self.turned.fill_(-1)
             self.register_buffer("stage", torch.zeros((), dtype=torch.int32))
@@ -169,6 +172,8 @@ class TemplateConv(Layer, kind="template-conv"):
     def anneal_together_(cls, components: Sequence[Self], progress: float) -> None:
         """Make the steps up to ``progress``: prune the least important filters of all layers with the same settings."""
         prune_together_(components, progress)
+        for layer in components:
+            layer._stepped = True
 
     def saliency(self, how: Rebuilding) -> Float[Tensor, "out"]:
         """How important each filter is."""
@@ -184,7 +189,7 @@ class TemplateConv(Layer, kind="template-conv"):
             self.get_buffer("sensitivity").zero_()
         if pruned != self.pruned:
             now = Filters(
-                self.sizes, self.family, self.groups, self.filters(), self.templates(), self.template, self._seen
+                self.sizes, self.family, self.groups, self.filters(), self.templates(), self.template, (*self._seen,)
             )
             start = rebuilt(now, self.pruned, pruned, how, stage)
             self.template.copy_(start.template)
@@ -198,7 +203,10 @@ class TemplateConv(Layer, kind="template-conv"):
     def _watch(self, x: Tensor, weight: Tensor, how: Rebuilding) -> None:
         """Remember of a step what the pruning will ask for."""
         if how.looks:
-            self._seen = seen(x, self.sizes)
+            if self._stepped:
+                self._seen.clear()
+                self._stepped = False
+            self._seen.append(seen(x, self.sizes))
         if how.saliency == "taylor" and weight.requires_grad:
             weight.register_hook(self._felt)  # type: ignore[no-untyped-call]
 

@@ -72,7 +72,7 @@ class Filters:
         current: All filters as the layer computes them.
         templates: What is stored for each, in full depth; of rebuilt ones nobody uses it.
         template: For each filter the one that it is rebuilt from; a template's is itself.
-        seen: What the layer read last, None if it keeps nothing of it.
+        seen: What the layer read in the calls of the last step; nothing where it does not look.
     """
 
     sizes: ConvSizes
@@ -81,13 +81,14 @@ class Filters:
     current: Float[Tensor, "out in *kernel"]
     templates: Float[Tensor, "out in *kernel"]
     template: Int[Tensor, "out"]
-    seen: Tensor | None = None
+    seen: tuple[Tensor, ...] = ()
 
     def fit(self, some: Sequence[int], kept: list[int], template: list[int] | None = None) -> OutputFit:
         """Some filters from the templates that are kept, by what the layer read last; by their weights where it read nothing."""
         wanted = self.current[some]
-        read = white(self.sizes).to(wanted) if self.seen is None else patches(self.seen, self.sizes)
-        centred = self.seen is not None
+        calls = [patches(each, self.sizes)[:: len(self.seen)] for each in self.seen]
+        read = torch.cat(calls) if calls else white(self.sizes).to(wanted)
+        centred = bool(calls)
         return fitted_to_outputs(read, wanted, self.templates[kept], self.groups, template=template, centred=centred)
 
 

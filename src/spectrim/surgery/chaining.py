@@ -1,5 +1,6 @@
 """Banded convolutions that hand spectra on: between those that write a linear stream and those that read it no transform is left."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,7 +14,7 @@ from spectrim.nn.blockwise import Geometry
 from spectrim.nn.flat_bands import FlatBandsConv2d
 from spectrim.nn.pointwise import BandedPointwiseConv2d
 from spectrim.surgery.channels import still
-from spectrim.surgery.edits import swap_
+from spectrim.surgery.edits import replace_module_
 from spectrim.surgery.linearity import Stream, streams
 
 
@@ -33,8 +34,8 @@ class Chain:
 
     def join_(self, model: nn.Module) -> Callable[[], None]:
         """Put it in; the result takes it out again."""
-        undo = [swap_(model, path, layer) for path, layer in self.layers.items()]
-        undo += [swap_(model, path, nn.Identity()) for path in self.norms]
+        after = self.layers | {path: nn.Identity() for path in self.norms}
+        undo = [replace_module_(model, model.get_submodule(path), each) for path, each in after.items()]
 
         def back() -> None:
             for each in reversed(undo):
@@ -46,8 +47,8 @@ class Chain:
 def chains(model: nn.Module, example: Tensor) -> list[Chain]:
     """The streams of a model that can stay spectra.
 
-    All that write or read such a stream are banded convolutions with one block and one order, which divides the maps, and each norm in it follows
-    one of them. It carries as many coefficients as the reader that keeps most wants; the sums in between are sums of spectra.
+    All that write or read such a stream are banded convolutions, called once, with one block and one order, which divides the maps, and each norm
+    in it follows one of them. It carries as many coefficients as the reader that keeps most wants; the sums in between are sums of spectra.
 
     Args:
         model: Runs once in evaluation mode, and is as before.
@@ -114,7 +115,12 @@ def _folded(layer: BandedPointwiseConv2d, norm: _BatchNorm | None) -> tuple[Tens
 
 
 def _norms(model: nn.Module, stream: Stream, image: Tensor, block: tuple[int, int]) -> dict[str, str] | None:
-    """Which norm follows which convolution of a stream; None where one follows something else, or the block does not divide the maps."""
+    """Which norm follows which convolution of a stream.
+
+    None where one follows something else, the block does not divide the maps, or a convolution or norm is called several times, of which
+    some may be outside.
+    """
+    calls: Counter[str] = Counter()
     written: dict[str, Tensor] = {}
     follows: dict[str, str] = {}
     sizes: set[tuple[int, ...]] = set()
@@ -134,7 +140,12 @@ def _norms(model: nn.Module, stream: Stream, image: Tensor, block: tuple[int, in
 
         return note
 
-    handles = [model.get_submodule(path).register_forward_hook(write(path)) for path in stream.writers]
+    def count(path: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        return lambda *_: calls.update([path])
+
+    members = {*stream.writers, *stream.readers, *stream.norms}
+    handles = [model.get_submodule(path).register_forward_pre_hook(count(path)) for path in members]
+    handles += [model.get_submodule(path).register_forward_hook(write(path)) for path in stream.writers]
     handles += [model.get_submodule(path).register_forward_pre_hook(read(path)) for path in stream.norms]
     try:
         with still(model), torch.no_grad():
@@ -148,4 +159,5 @@ def _norms(model: nn.Module, stream: Stream, image: Tensor, block: tuple[int, in
         and all(isinstance(child, nn.Identity) for child in model.get_submodule(path).children())
         for path in stream.norms
     )
-    return follows if divided and known and set(follows.values()) == set(stream.norms) else None
+    once = set(calls.values()) == {1}
+    return follows if once and divided and known and set(follows.values()) == set(stream.norms) else None

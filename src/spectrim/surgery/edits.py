@@ -148,7 +148,7 @@ class ParametrizeTensor(Edit, verb="parametrize"):
 
 @dataclass(frozen=True)
 class SwapModule(Edit, verb="swap"):
-    """Put a component in the place of a module."""
+    """Put a component in the place of a module, under every name that the module has."""
 
     path: str
     kind: str
@@ -167,6 +167,13 @@ class SwapModule(Edit, verb="swap"):
     def prepare_together(cls, edits: Sequence[Edit], model: nn.Module) -> list[Act]:
         """Build all components first: some of them hold a tensor together."""
         swaps = [(edit, edit._component(model)) for edit in edits if isinstance(edit, cls)]
+        first: dict[int, str] = {}
+        for edit, _ in swaps:
+            path = first.setdefault(id(module_at(model, edit.path)), edit.path)
+            if path != edit.path:
+                raise PlanError(
+                    f"the plan swaps {path!r} and {edit.path!r}, which are one module. Drop one of the edits."
+                )
         for kind in {layer.kind: type(layer) for _, layer in swaps}.values():
             kind.join_([layer for _, layer in swaps if layer.kind == kind.kind])
         return [edit._act(model, layer) for edit, layer in swaps]
@@ -176,8 +183,9 @@ class SwapModule(Edit, verb="swap"):
         return self._act(model, self._component(model))
 
     def _act(self, model: nn.Module, layer: Layer) -> Act:
-        training = module_at(model, self.path).training
-        return lambda: swap_(model, self.path, layer.train(training))
+        before = module_at(model, self.path)
+        training = before.training
+        return lambda: replace_module_(model, before, layer.train(training))
 
     def _component(self, model: nn.Module) -> Layer:
         if not self.path:
@@ -216,24 +224,24 @@ def edit_from_json(data: Mapping[str, Any]) -> Edit:
         raise PlanError(f"the edit {verb!r} has other entries than {sorted(fields)}.") from error
 
 
-def swap_(model: nn.Module, path: str, module: nn.Module) -> Undo:
-    """Put ``module`` at a dotted name; the result undoes it."""
-    parent_path, _, name = path.rpartition(".")
-    parent = model.get_submodule(parent_path)
-    before = parent._modules[name]
-    parent._modules[name] = module
+def replace_module_(model: nn.Module, before: nn.Module, after: nn.Module) -> Undo:
+    """Put a module in the place of another, wherever the model holds it; the result undoes it.
 
-    def undo() -> None:
-        parent._modules[name] = before
-
-    return undo
-
-
-def replace_module_(model: nn.Module, before: nn.Module, after: nn.Module) -> None:
-    """Put a module in the place of another, wherever the model holds it."""
+    >>> layer = nn.Linear(2, 2)
+    >>> model = nn.Sequential(layer, nn.ReLU(), layer)
+    >>> undo = replace_module_(model, layer, nn.Identity())
+    >>> model[0] is model[2], undo(), model[0] is model[2] is layer
+    (True, None, True)
+    """
     held = [(parent, name) for parent in model.modules() for name, child in parent._modules.items() if child is before]
     for parent, name in held:
         parent._modules[name] = after
+
+    def undo() -> None:
+        for parent, name in held:
+            parent._modules[name] = before
+
+    return undo
 
 
 def replace_tensor_(module: nn.Module, tensor: str, value: nn.Parameter) -> None:

@@ -104,19 +104,6 @@ def tied(model: nn.Module) -> dict[str, str]:
             for position, name in enumerate(group)}  # fmt: skip
 
 
-def twice(model: nn.Module) -> dict[str, str]:
-    """Modules that stand under several names: the first one with another one of them.
-
-    >>> conv = nn.Conv2d(1, 1, 1)
-    >>> twice(nn.Sequential(conv, nn.ReLU(), conv))
-    {'0': '2'}
-    """
-    names: dict[int, list[str]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        names.setdefault(id(module), []).append(path)
-    return {first: others[0] for first, *others in names.values() if others}
-
-
 def selected(sites: Sequence[Site], where: Where, *, model: nn.Module) -> set[str]:
     """The names of those sites that ``where`` selects.
 
@@ -194,6 +181,11 @@ def _nothing(pattern: str, sites: Sequence[Site], model: nn.Module) -> str:
     others = [site.name for site in parameters(model) if matches(site, name)]
     if others:
         return f"{message} To code {others[0]!r}, which is no convolution or linear weight, name it in full."
+    first: dict[int, str] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        other = first.setdefault(id(module), path)
+        if other != path and fnmatch.fnmatchcase(path, name):
+            return f"{message} {path!r} is another name of {other!r}, which selects it."
     nearest = nearest_names(name, (site.name for site in sites))
     if not nearest:
         return message + " spectrim.plan(model, method) without where lists them."
