@@ -39,6 +39,7 @@ def test_a_target_is_a_quantity_and_a_number(text, quantity, amount):
         ("macs:nan", "got 'nan'"),
         ("params:inf", "got 'inf'"),
         ("macs:50", r"For 50 percent, write macs:0\.5\."),
+        ("time:5", r"a target of time is a fraction in \(0, 1\], got '5'.*write time:0\.05"),
         ("latency:5", r"a target of latency is a fraction in \(0, 1\], got '5'"),
         ("latency:500", r"a target of latency is a fraction in \(0, 1\], got '500'"),
     ],

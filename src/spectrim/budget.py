@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 COUNTED = {"macs": "multiply-accumulates of one image", "params": "parameters"}
@@ -21,10 +21,15 @@ class Target:
     Args:
         quantity: One of :data:`COUNTED` or :data:`MEASURED`.
         amount: Up to 1 the fraction of what the dense model has, above 100 a number of them.
+        name: What the quantity was called by whoever asked; its own name if empty.
     """
 
     quantity: str
     amount: float
+    name: str = field(default="", compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.quantity)
 
     @classmethod
     def parse(cls, text: object, quantities: Sequence[str] = (*COUNTED, *MEASURED)) -> Self:
@@ -41,15 +46,15 @@ class Target:
         >>> Target.parse("macs:0.5"), Target.parse("params:1e5")
         (Target(quantity='macs', amount=0.5), Target(quantity='params', amount=100000.0))
         >>> print(Target.parse("time:0.78"))
-        latency:0.78
+        time:0.78
         """
         form = f"QUANTITY:NUMBER with one of {', '.join(quantities)}, for example {quantities[0]}:0.5"
         if not isinstance(text, str) or text.count(":") != 1:
             raise ValueError(f"target must be {form}, got {text!r}.")
-        quantity, _, number = text.partition(":")
-        quantity = _OTHER_NAMES.get(quantity, quantity)
+        name, _, number = text.partition(":")
+        quantity = _OTHER_NAMES.get(name, name)
         if quantity not in quantities:
-            raise ValueError(f"target must be {form}, got {text!r}, which is about {quantity!r}.")
+            raise ValueError(f"target must be {form}, got {text!r}, which is about {name!r}.")
         try:
             amount = float(number)
         except ValueError:
@@ -57,9 +62,9 @@ class Target:
         absolute = quantity in COUNTED
         if not (0 < amount <= 1 or (absolute and 100 < amount < math.inf)):
             counts = " or a number above 100" if absolute else ""
-            hint = f" For {amount:g} percent, write {quantity}:{amount / 100:g}." if 1 < amount <= 100 else ""
-            raise ValueError(f"a target of {quantity} is a fraction in (0, 1]{counts}, got {number!r}.{hint}")
-        return cls(quantity, amount)
+            hint = f" For {amount:g} percent, write {name}:{amount / 100:g}." if 1 < amount <= 100 else ""
+            raise ValueError(f"a target of {name} is a fraction in (0, 1]{counts}, got {number!r}.{hint}")
+        return cls(quantity, amount, name)
 
     def limit(self, dense: float) -> float:
         """The most that may be left.
@@ -70,7 +75,7 @@ class Target:
         return self.amount * dense if self.amount <= 1 else self.amount
 
     def __str__(self) -> str:
-        return f"{self.quantity}:{self.amount:.15g}"
+        return f"{self.name}:{self.amount:.15g}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +112,8 @@ class Budget:
         asked = Target.parse(self.target)
         how = f" ({self.how})" if self.how else ""
         if asked.amount <= 1:
-            return f"{asked.quantity} {self.fraction:.3f} of dense, asked {asked.amount:.15g}{how}"
-        return f"{asked.quantity} {self.left:,.0f} of {self.dense:,.0f}, asked {asked.amount:,.15g}{how}"
+            return f"{asked.name} {self.fraction:.3f} of dense, asked {asked.amount:.15g}{how}"
+        return f"{asked.name} {self.left:,.0f} of {self.dense:,.0f}, asked {asked.amount:,.15g}{how}"
 
     def to_json(self) -> dict[str, Any]:
         """Target, dense, left, how; and for readers the fraction."""

@@ -212,7 +212,7 @@ def _timed(model: nn.Module, descent: Descent, target: Target, x: Tensor) -> tup
 
 def _out_of_reach(target: Target, lowest: float, found: str) -> str:
     up = math.ceil(lowest * 1000) / 1000
-    ask = f" Ask for {target.quantity}:{up:g} or more, or let" if up < 1 else " Let"
+    ask = f" Ask for {target.name}:{up:g} or more, or let" if up < 1 else " Let"
     return (
         f"target {target} is below what can be reached, {up:g} of dense with every group at its least width{found}."
         f"{ask} more go: a wider where, a smaller round_to or least."

@@ -1,6 +1,7 @@
 """How far each of several rounds goes, so that together they go as far as one cut."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from spectrim.budget import COUNTED, Target
 from spectrim.measure import Costs
@@ -27,8 +28,8 @@ def targets(whole: Target, count: int, costs: Costs) -> list[str]:
     ['latency:0.5', 'latency:0.5']
     """
     if whole.quantity not in COUNTED:
-        return [str(Target(whole.quantity, whole.amount ** (1 / count)))] * count
+        return [str(replace(whole, amount=whole.amount ** (1 / count)))] * count
     dense = costs.parameters() if whole.quantity == "params" else costs.macs()
     limit = whole.limit(dense)
     left = min(limit / dense, 1.0)
-    return [str(Target(whole.quantity, limit / left ** (1 - number / count))) for number in range(1, count + 1)]
+    return [str(replace(whole, amount=limit / left ** (1 - number / count))) for number in range(1, count + 1)]

@@ -125,7 +125,7 @@ def within_time(
     most = _Point(prices[1], said(bands_at(prices[1])), *measured(prices[1]))
     if most.left > target.amount:
         up = math.ceil(most.left * 1000) / 1000
-        ask = f" Ask for {target.quantity}:{up:g} or more, or let" if up < 1 else " Let"
+        ask = f" Ask for {target.name}:{up:g} or more, or let" if up < 1 else " Let"
         raise ValueError(
             f"target {target} is below what can be reached, {up:g} of dense with the narrowest bands in every layer where they "
             f"pay ({most.how}).{ask} more go: a wider where."
