@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
+from spectrim.measure import macs
 from spectrim.nn import BandedPointwiseConv2d, FlatBandsConv2d, GroupedBandsConv2d
 from spectrim.nn.blockwise import Geometry
 
@@ -92,3 +94,34 @@ def test_sorted_channels_are_not_gathered_in_an_exported_graph():
 
     assert not any("index" in name or "gather" in name for name in operators([5, 3, 3]))
     assert any("index_select" in name for name in operators([3, 5, 3]))
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 8, 8), (3, 6, 7, 9)])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2)])
+def test_it_multiplies_what_the_other_forms_do(shape, stride):
+    masked, flat = pair(stride=stride)
+    assert flat.multiplications(shape) == masked.multiplications(shape) == masked.finalized().multiplications(shape)
+    assert macs(nn.Sequential(flat), torch.zeros(shape, dtype=torch.float64)) == flat.multiplications(shape)
+
+
+def test_with_channels_last_it_multiplies_what_the_other_forms_do():
+    geometry = Geometry(3, 5, (2, 2), last=True)
+    flat = FlatBandsConv2d(geometry, [(1, 4), (2, 1)])
+    assert flat.multiplications((2, 4, 6, 3)) == GroupedBandsConv2d(geometry, [(1, 4), (2, 1)]).multiplications(
+        (2, 4, 6, 3)
+    )
+
+
+def test_a_chain_multiplies_what_its_layers_do_without_the_transforms_between_them():
+    writer, _ = pair(inside=6, out=4)
+    reader, _ = pair(inside=4, out=7)
+    kept, images, positions = int(reader.kept.max()), 2, 64
+    low = writer.kept.long().clamp(max=kept)
+    one = FlatBandsConv2d.of(writer.geometry, writer.weight, writer.bias, writer.kept.long(), writes=kept)
+    two = FlatBandsConv2d.of(reader.geometry, reader.weight, reader.bias, reader.kept.long(), reads="spectra")
+    chain, x = nn.Sequential(one, two), torch.zeros(images, 6, 8, 8, dtype=torch.float64)
+    there, back = int(low.clamp(max=8).sum()), min(kept, 8) * 7
+    products = positions // 16 * int(low.sum()) * 4, positions // 16 * int(reader.kept.sum()) * 7
+    assert one.multiplications(x.shape) == images * (products[0] + positions * there)
+    assert macs(chain, x) == images * (sum(products) + positions * (there + back))
+    assert macs(chain, x) < macs(nn.Sequential(writer, reader), x)

@@ -66,6 +66,11 @@ class Geometry:
         """Coefficients of a block."""
         return math.prod(self.block)
 
+    @property
+    def host(self) -> type[nn.Conv2d | nn.Linear]:
+        """The class of the layer that reads all coefficients."""
+        return nn.Linear if self.last else nn.Conv2d
+
     @functools.cached_property
     def positions(self) -> list[int]:
         """The order as positions."""
@@ -101,11 +106,15 @@ class Geometry:
         return conv
 
     def multiplications(self, kept: Int[Tensor, "in"], shape: Sequence[int]) -> int:
-        """Of one call on an input of this shape, products and transforms together; see :func:`multiplications`."""
-        sides = shape[-3:-1] if self.last else shape[-2:]
-        size = [-(-side // step) for side, step in zip(sides, self.stride, strict=True)]
-        images = math.prod(shape) // math.prod(sides) // self.in_channels
+        """Of one call on maps of this shape, products and transforms together; see :func:`multiplications`."""
+        images, size = self.read(shape)
         return images * sum(multiplications(kept, self.out_channels, self.block, size))
+
+    def read(self, shape: Sequence[int]) -> tuple[int, tuple[int, int]]:
+        """How many images maps of this shape are, and their height and width behind the stride."""
+        height, width = shape[-3:-1] if self.last else shape[-2:]
+        images = math.prod(shape) // (height * width) // self.in_channels
+        return images, (-(-height // self.stride[0]), -(-width // self.stride[1]))
 
     def to_json(self) -> Spec:
         """As it stands in plans and files; what is the default is left out."""
@@ -180,10 +189,23 @@ def multiplications(
     >>> multiplications(torch.tensor([1, 4]), 3, (2, 2), (4, 4))
     (60, 272)
     """
-    positions = math.prod(-(-side // step) * step for side, step in zip(size, block, strict=True))
-    there = int(kept.clamp(max=sum(block)).sum())
-    back = min(int(kept.max()), sum(block)) * outputs
-    return positions * int(kept.sum()) * outputs // math.prod(block), positions * (there + back)
+    there, back = transforms(kept, outputs, block, size)
+    return _positions(block, size) * int(kept.sum()) * outputs // math.prod(block), there + back
+
+
+def transforms(kept: Int[Tensor, "in"], outputs: int, block: Sequence[int], size: Sequence[int]) -> tuple[int, int]:
+    """The transforms in :func:`multiplications` one by one: of what is read, and of what is written.
+
+    >>> import torch
+    >>> transforms(torch.tensor([1, 4]), 3, (2, 2), (4, 4))
+    (80, 192)
+    """
+    positions = _positions(block, size)
+    return positions * int(kept.clamp(max=sum(block)).sum()), positions * min(int(kept.max()), sum(block)) * outputs
+
+
+def _positions(block: Sequence[int], size: Sequence[int]) -> int:
+    return math.prod(-(-side // step) * step for side, step in zip(size, block, strict=True))
 
 
 def covered(x: Float[Tensor, "batch channel height width"], block: Sequence[int]) -> Tensor:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from spectrim.nn.band_groups import GroupedBandsConv2d
-from spectrim.nn.blockwise import Geometry, check_groups, covered, from_blocks, to_blocks
+from spectrim.nn.blockwise import Geometry, check_groups, covered, from_blocks, multiplications, to_blocks, transforms
 from spectrim.nn.component import Layer, Spec
 from spectrim.transforms.scans import block_basis
 
@@ -182,6 +182,24 @@ class FlatBandsConv2d(Layer, kind="banded-pointwise-flat"):
     def finalized(self) -> nn.Module:
         """Itself: this is an inference form."""
         return self
+
+    @property
+    def stands_for(self) -> type[nn.Module]:
+        """A 1x1 convolution, or a linear layer on maps."""
+        return self.geometry.host
+
+    def multiplications(self, shape: Sequence[int]) -> int:
+        """Of the products over what is kept, and of the transforms by rows and columns at those ends that are maps."""
+        geometry, block = self.geometry, self.geometry.block
+        top = self.writes if isinstance(self.writes, int) else geometry.frequencies
+        kept = torch.tensor([min(count, top) for size, count in self.groups for _ in range(size)])
+        if self.reads == "spectra":
+            images, size = shape[0], (shape[-3] * block[0], shape[-2] * block[1])
+        else:
+            images, size = geometry.read(shape)
+        products, _ = multiplications(kept, geometry.out_channels, block, size)
+        there, back = transforms(kept, geometry.out_channels, block, size)
+        return images * (products + there * (self.reads == "maps") + back * (self.writes == "maps"))
 
     def spec(self) -> Spec:
         """Sizes, block, order, groups, and what it reads and writes."""
