@@ -1,49 +1,13 @@
 """What can be cut to a band: a 1x1 convolution, and a linear layer on maps with the channels last, which is one too."""
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from spectrim.calibration import see
-from spectrim.surgery import sites
-from spectrim.surgery.channels import still
-
 Pointwise: TypeAlias = nn.Conv2d | nn.Linear
-
-
-def linear_layers_on_maps(model: nn.Module, image: Tensor) -> dict[str, nn.Linear]:
-    """The linear layers that read maps, by dotted name: what has four dimensions, two of them between images and channels.
-
-    Args:
-        model: Runs once in evaluation mode, and is as before; not at all where it has no linear layer.
-        image: A batch, one image is enough.
-
-    Raises:
-        DataError: It does not go through the model.
-
-    >>> mixer = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Linear(4, 4), nn.Flatten(), nn.Linear(128, 2))
-    >>> linear_layers_on_maps(mixer, torch.zeros(1, 3, 4, 4))
-    {'1': Linear(in_features=4, out_features=4, bias=True)}
-    """
-    layers = {path: module for path, module in sites.walk(model) if isinstance(module, nn.Linear)}
-    on_maps: set[nn.Module] = set()
-
-    def note(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if inputs and isinstance(inputs[0], Tensor) and inputs[0].ndim == 4 and min(inputs[0].shape[1:3]) > 1:
-            on_maps.add(layer)
-
-    handles = [layer.register_forward_pre_hook(note) for layer in layers.values()]
-    try:
-        if layers:
-            with still(model), torch.no_grad():
-                see(model, image, 0)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {path: layer for path, layer in layers.items() if layer in on_maps}
 
 
 def channels_of(layer: Pointwise) -> tuple[int, int]:

@@ -13,7 +13,8 @@ from spectrim.measure.compute import macs
 from spectrim.methods.method import Method
 from spectrim.methods.pointwise_candidates import candidates_of, check_codes, check_swapped, reason_against
 from spectrim.methods.pointwise_cuttable import Cuttable
-from spectrim.methods.pointwise_hosts import Pointwise, linear_layers_on_maps
+from spectrim.methods.pointwise_hosts import Pointwise
+from spectrim.methods.pointwise_maps import linear_layers_on_maps
 from spectrim.methods.pointwise_measured import IMAGES, corrected
 from spectrim.methods.pointwise_prices import PRICES, faster_bands, keeping, within_macs
 from spectrim.methods.pointwise_specs import Course, Weigh, spec_of
@@ -243,10 +244,14 @@ class PointwisePruning(Method, name="pointwise-pruning"):
         check_codes(model)
         batches = images_of(calibration, model, who="PointwisePruning")
         first = next(batches)
-        candidates = candidates_of(model, linear_layers_on_maps(model, first[:1]))
+        linear = linear_layers_on_maps(model, first[:1])
+        candidates = candidates_of(model, linear)
         chosen = sites.selected(candidates, where, model=model) if candidates else set()
         check_swapped(candidates, chosen)
-        skipped = {site.path: reason_against(site, chosen=site.name in chosen) for site in candidates}
+        skipped = {
+            site.path: reason_against(site, chosen=site.name in chosen) or linear.get(site.path, "")
+            for site in candidates
+        }
         hosts = {site.path: site.module for site in candidates if not skipped[site.path]}
         readings = read_spectra(
             model,
