@@ -9,6 +9,7 @@ from torch import nn
 import spectrim as st
 from spectrim.methods.pointwise_measured import corrected
 from spectrim.methods.pointwise_prices import keeping
+from spectrim.methods.sample import Sample
 from spectrim.surgery.edits import SwapModule
 from spectrim.surgery.plan import Plan
 
@@ -74,3 +75,38 @@ def test_it_is_what_plans_go_by(network):
     default = st.plan(network, st.PointwisePruning(keep=0.5, pays="always"), calibration=images())
     assert [edit.spec["kept"] for edit in default.edits] == [edit.spec["kept"] for edit in plans["measured"].edits]
     assert [e.spec["kept"] for e in default.edits] != [e.spec["kept"] for e in plans["output"].edits]
+
+
+@pytest.mark.parametrize("count", [1, 5, 16, 17, 31, 32, 33, 100, 1000])
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_a_sample_is_spread_over_all_batches_however_they_are_cut(count, size):
+    numbers = torch.arange(float(count))[:, None]
+    sample = Sample()
+    assert torch.equal(torch.cat([*sample.of(numbers.split(size))]), numbers)
+    found = sample.images().flatten().tolist()
+    assert len(found) == min(16, count)
+    assert found == sorted(set(found))
+    assert found[0] == 0
+    steps = [b - a for a, b in zip(found, [*found[1:], count], strict=True)]
+    assert max(steps) <= 3 * count / 16 + 1
+    assert found == [float(n) for n in range(count)] or min(steps) >= 0.4 * count / 16
+
+
+def test_a_sample_is_of_one_size():
+    sample = Sample(4)
+    assert len([*sample.of([torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 9, 9), torch.ones(2, 3, 8, 8)])]) == 3
+    assert sample.images()[:, 0, 0, 0].tolist() == [0, 0, 1, 1]
+
+
+def test_what_is_tried_are_images_of_all_batches_and_twice_the_same(network, monkeypatch):
+    """The first batch is all dark."""
+    tried = []
+    monkeypatch.setattr(
+        "spectrim.methods.pointwise_pruning.corrected", lambda _, layers, x: tried.append(x) or dict(layers)
+    )
+    batches = [0.1 * images(32), images(32) + 1]
+    for _ in range(2):
+        st.plan(network, st.PointwisePruning(keep=0.5, pays="always"), calibration=batches)
+    dark = [bool(image.max() < 0.5) for image in tried[0]]
+    assert dark == [True] * 8 + [False] * 8
+    assert torch.equal(*tried)

@@ -15,8 +15,6 @@ from spectrim.methods.pointwise_prices import keeping
 from spectrim.nn.pointwise import BandedPointwiseConv2d
 from spectrim.surgery.channels import still
 
-IMAGES = 16
-"""With which layers are tried."""
 _KEEP = 0.5
 """What all layers together keep at the bands that are tried."""
 _MOST = 100.0

@@ -1,6 +1,7 @@
 """Dense pruning of pointwise convolutions: each input channel keeps its low frequencies, and the products stay dense."""
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -15,10 +16,11 @@ from spectrim.methods.pointwise_candidates import candidates_of, check_codes, ch
 from spectrim.methods.pointwise_cuttable import Cuttable
 from spectrim.methods.pointwise_hosts import Pointwise
 from spectrim.methods.pointwise_maps import linear_layers_on_maps
-from spectrim.methods.pointwise_measured import IMAGES, corrected
+from spectrim.methods.pointwise_measured import corrected
 from spectrim.methods.pointwise_prices import PRICES, faster_bands, keeping, within_macs
 from spectrim.methods.pointwise_specs import Course, Weigh, spec_of
 from spectrim.methods.pointwise_time import within_time
+from spectrim.methods.sample import Sample
 from spectrim.methods.spectra import Block, Score, read_spectra
 from spectrim.methods.tying import streams_of, together
 from spectrim.nn.learning import Learning
@@ -71,7 +73,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
         order: In which frequencies are kept: ``zigzag``, ``radial``, ``square``, or ``energy`` (by what each layer reads).
         score: Whose output is looked at: ``output``, the model's, to first order, by a backward pass without labels; ``measured``, that too,
             and what each layer loses is multiplied by how much more a cut of it alone is seen to change, in one forward pass of up to 16
-            images, of the first batch, for each layer; ``energy``, each layer's own, exactly and relative to its energy, without gradients.
+            images, spread over all batches, for each layer; ``energy``, each layer's own, exactly and relative to its energy, without gradients.
         levels: Most different bands in a layer; each is one dense product when the network is finalized, but with :mod:`spectrim.kernels`
             built, where as many as there are coefficients cost no more.
         pays: Which layers are cut: those where ``macs`` are saved, with the transforms counted; those that run faster by a measurement of
@@ -252,11 +254,12 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             site.path: reason_against(site, chosen=site.name in chosen) or linear.get(site.path, "")
             for site in candidates
         }
+        sample = Sample()
         hosts = {site.path: site.module for site in candidates if not skipped[site.path]}
         readings = read_spectra(
             model,
             {path: host for path, host in hosts.items() if isinstance(host, Pointwise)},
-            _again(first, batches),
+            sample.of(itertools.chain([first], batches)),
             block=self.block,
             score="output" if self.score == "measured" else self.score,
         )
@@ -275,7 +278,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             elif isinstance(host, Pointwise):
                 layers[path] = Cuttable.of(host, reading, self.order, self.levels)
         if self.score == "measured":
-            layers = corrected(model, layers, first[:IMAGES])
+            layers = corrected(model, layers, sample.images())
         return _Read(layers, skipped, first)
 
     def _course(self) -> Course:
@@ -285,8 +288,3 @@ class PointwisePruning(Method, name="pointwise-pruning"):
 
 def _site(model: nn.Module, path: str) -> Site:
     return Site(path, "weight", model.get_submodule(path))
-
-
-def _again(first: Tensor, others: Iterator[Tensor]) -> Iterator[Tensor]:
-    yield first
-    yield from others
