@@ -9,6 +9,7 @@ from spectrim.measure import settling
 from spectrim.methods.pointwise_time import ones, plain_layer
 from spectrim.nn import BandedPointwiseConv2d, FlatBandsConv2d, GroupedBandsConv2d, cut_offs
 from spectrim.nn.blockwise import Geometry
+from spectrim.surgery.edits import replace_module_
 from spectrim.training.exporting import export_onnx
 
 CUT = ["mix.1", "mix.3"]
@@ -189,3 +190,27 @@ def test_it_is_fitted_anew_in_closed_form():
         after = cut(x[128:])
     assert {row.path for row in report.refitted} & set(CUT)
     assert (after - wanted).square().mean() < (before - wanted).square().mean()
+
+
+@pytest.mark.parametrize("linear", [True, False])
+@pytest.mark.parametrize("form", ["cut", "finalized", "flat"])
+def test_a_file_does_not_fit_the_network_that_has_the_other_kind_of_layer_there(tmp_path, linear, form):
+    model = st.compress_(Mixer(linear=linear).eval(), METHOD, calibration=images())
+    if form == "finalized":
+        st.finalize_(model)
+    elif form == "flat":
+        for path in CUT:
+            layer = model.get_submodule(path)
+            weight = layer.geometry.as_convolution(layer.weight)
+            flat = FlatBandsConv2d.of(layer.geometry, weight, layer.bias, layer.kept.long())
+            replace_module_(model, layer, flat)
+    st.save(model, tmp_path / "model.safetensors", dtype=torch.float32)
+    other = Mixer(linear=not linear).eval()
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    stands, found = ("Linear", "Conv2d") if linear else ("Conv2d", "Linear")
+    said = rf"which stands for an nn\.{stands}, at 'mix\.1', found a {found} there\. Build the network with an nn\.{stands}"
+    with pytest.raises(st.ArtifactError, match=said):
+        st.load_(other, tmp_path / "model.safetensors")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
+    again = st.load_(Mixer(linear=linear).eval(), tmp_path / "model.safetensors")
+    torch.testing.assert_close(again(images()), model(images()), atol=1e-6, rtol=1e-5)

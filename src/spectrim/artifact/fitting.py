@@ -128,6 +128,8 @@ def _built(entry: ComponentEntry, host: nn.Module) -> Layer:
     try:
         with torch.device("meta"), torch.no_grad():
             trial = kind.from_spec(entry.spec)
+        if not isinstance(host, trial.stands_for):
+            raise _another(entry, trial, host)
         asked = sum(tensor.numel() for tensor in (*trial.parameters(), *trial.buffers()))
         if asked > allowed:
             raise ValueError(f"it asks for {asked:,} numbers in the place of a module with {allowed // 8:,}")
@@ -138,6 +140,14 @@ def _built(entry: ComponentEntry, host: nn.Module) -> Layer:
     if like is not None:
         layer.to(device="cpu" if like.is_meta else like.device, dtype=like.dtype)
     return layer.train(host.training)
+
+
+def _another(entry: ComponentEntry, layer: Layer, host: nn.Module) -> ArtifactError:
+    name = f"nn.{layer.stands_for.__name__}"
+    return ArtifactError(
+        f"asked to put the {entry.kind} layer of the file, which stands for an {name}, at {entry.path!r}, found a "
+        f"{type(host).__name__} there. Build the network with an {name} in this place, as it was when it was saved."
+    )
 
 
 def _places(model: nn.Module, layers: Mapping[str, Layer]) -> dict[str, Place]:

@@ -150,6 +150,11 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
         """Itself: this is an inference form."""
         return self
 
+    @property
+    def stands_for(self) -> type[nn.Module]:
+        """A 1x1 convolution, or a linear layer on maps."""
+        return self.geometry.host
+
     def multiplications(self, shape: Sequence[int]) -> int:
         """Of the products over what is kept, and of the transforms by rows and columns."""
         return self.geometry.multiplications(

@@ -85,6 +85,11 @@ class Layer(Component):
                 "planned for NAME" stops.
         """
 
+    @property
+    def stands_for(self) -> type[nn.Module]:
+        """The class of the modules in whose place this layer can stand; by default any."""
+        return nn.Module
+
     @abstractmethod
     def finalized(self) -> nn.Module:
         """The module that takes this one's place for inference; itself where it already is that form."""

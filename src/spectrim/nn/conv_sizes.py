@@ -62,12 +62,17 @@ class ConvSizes:
 
     def plain(self) -> _ConvNd:
         """An ordinary module of these sizes, with any numbers in it."""
-        kind: Any = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[self.dims]
+        kind: Any = self.host
         place = (self.kernel, self.stride, self.padding, self.dilation)
         made: _ConvNd = kind(
             self.inside, self.outside, *place, bias=self.bias, device="meta"
         )  # no random numbers there
         return made.to_empty(device="cpu")
+
+    @property
+    def host(self) -> type[nn.Conv1d | nn.Conv2d | nn.Conv3d]:
+        """The class of that module."""
+        return (nn.Conv1d, nn.Conv2d, nn.Conv3d)[self.dims - 1]
 
     @property
     def dims(self) -> int:

@@ -121,6 +121,11 @@ class FactoredLinear(_Factored, kind="spectral-factored-linear"):
         _checked(spec, {"in", "out", "core", "bias", "norm"}, ranks=(2,))
         return cls(spec)
 
+    @property
+    def stands_for(self) -> type[nn.Module]:
+        """A linear layer."""
+        return nn.Linear
+
     def forward(self, x: Tensor) -> Tensor:
         """``(*, in)`` to ``(*, out)``."""
         return F.linear(F.linear(F.linear(x, self.basis_in.T), self.core), self.basis_out, self.bias)
@@ -140,6 +145,11 @@ class FactoredConv(_Factored, kind="spectral-factored-conv"):
         names = {"in", "out", "core", "bias", "norm", "stride", "padding", "dilation"}
         _checked(spec, names | (spec.keys() & {"output_padding"}), ranks=(3, 4, 5))
         return cls(spec)
+
+    @property
+    def stands_for(self) -> type[nn.Module]:
+        """A convolution of its kind."""
+        return list(_TRANSPOSED if self.transposed else _CONVOLUTIONS)[self.dims - 1]
 
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, in, *space)`` to ``(batch, out, *space)``."""

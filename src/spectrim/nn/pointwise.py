@@ -234,6 +234,11 @@ class BandedPointwiseConv2d(Layer, kind="banded-pointwise"):
         weight = self.geometry.as_convolution(self.weight)
         return GroupedBandsConv2d.of(self.geometry, weight, self.bias, kept).train(self.training)
 
+    @property
+    def stands_for(self) -> type[nn.Module]:
+        """A 1x1 convolution, or a linear layer on maps."""
+        return self.geometry.host
+
     def multiplications(self, shape: Sequence[int]) -> int:
         """Of the products over what is kept, and of the transforms by rows and columns."""
         return self.geometry.multiplications(self.kept.long().clamp(1, self.geometry.frequencies), shape)

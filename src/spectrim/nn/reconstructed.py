@@ -286,6 +286,11 @@ class TemplateConv(Layer, kind="template-conv"):
             made.fused = False
         return forms
 
+    @property
+    def stands_for(self) -> type[nn.Module]:
+        """A convolution of as many dimensions."""
+        return self.sizes.host
+
     def spec(self) -> Spec:
         """Sizes, family, groups, and how many templates are stored, or how they are chosen."""
         more: Spec = {"family": self.family, "groups": self.groups, "templates": len(self.weight)}

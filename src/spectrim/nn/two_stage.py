@@ -132,6 +132,11 @@ class TwoStageConv(Layer, kind="two-stage-conv"):
         """Itself: this is an inference form."""
         return self
 
+    @property
+    def stands_for(self) -> type[nn.Module]:
+        """A convolution of as many dimensions."""
+        return self.sizes.host
+
     def spec(self) -> Spec:
         """Sizes of the convolution, and how it is made."""
         more: Spec = {"groups": self.groups, "templates": self.templates, "rows": self.rows, "mixes": self.mixes}
