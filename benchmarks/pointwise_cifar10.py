@@ -67,6 +67,14 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "output .5": {"kind": "bands", "keep": 0.5, "levels": FINE},
     "energy .5": {"kind": "bands", "keep": 0.5, "levels": FINE, "score": "energy"},
     "measured .5, repaired": {"kind": "bands", "keep": 0.5, "levels": FINE, "score": "measured", "repair": True},
+    "measured .5, repaired, tuned": {
+        "kind": "bands",
+        "tune": True,
+        "keep": 0.5,
+        "levels": FINE,
+        "score": "measured",
+        "repair": True,
+    },
     "output .7": {"kind": "bands", "keep": 0.7, "levels": FINE},
     "energy .7": {"kind": "bands", "keep": 0.7, "levels": FINE, "score": "energy"},
     "24 pixels": {"kind": "pixels", "side": 24},
@@ -80,7 +88,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "28 pixels": {"kind": "pixels", "side": 28},
 }
 """In the order in which they are run. ``tune``: trained on; the others see no label."""
-FIRST = 9
+FIRST = 10
 """So many arms are run for all seeds before the others."""
 
 ABOUT = (
