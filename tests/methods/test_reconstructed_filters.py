@@ -107,7 +107,17 @@ def test_a_plan_names_every_convolution_and_touches_none():
     assert [(row.site, row.reason) for row in plan.skipped] == [("conv1", "is the first convolution")]
     assert plan.before == 269_722
     assert 0.55 < plan.after / plan.before < 0.7
+    assert len({edit.summary() for edit in plan.edits}) > 3, "each layer has a count of its own"
+    assert sum(int(edit.summary().split("; about ")[1].split()[0]) for edit in plan.edits) == round(0.4 * 672)
+    assert st.Plan.from_json(plan.to_json()) == plan
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_plan_that_keeps_all_filters_says_so():
+    plan = st.plan(resnet20(), st.ReconstructedFilters(keep=1.0))
+    assert plan.before == plan.after
+    said = "rebuild at most 0 of 16 filters by scalar transformations for each of 2 groups; keep=1 rebuilds none"
+    assert plan.edits[0].summary() == said
 
 
 @pytest.mark.parametrize("target", ["macs:0.64", "macs:0.52", "params:0.5", "params:150000"])

@@ -92,8 +92,13 @@ def test_a_module_can_be_swapped_by_plan():
 def test_a_plan_survives_json():
     made = plan(net(), FrequencyRegularization(keep=0.3), where="0")
     assert made == Plan.from_json(made.to_json())
-    other = Plan("m", "n", (SwapModule("0", "spectral-factored-linear", FACTORED),), (Skipped("a", "b"),), 3, 2)
-    assert other == Plan.from_json(other.to_json())
+    for note in ("", "halves it"):
+        edit = SwapModule("0", "spectral-factored-linear", FACTORED, note)
+        other = Plan("m", "n", (edit,), (Skipped("a", "b"),), 3, 2)
+        assert other == Plan.from_json(other.to_json())
+        assert ("; halves it" in str(other)) == ('"note"' in other.to_json()) == bool(note)
+    with pytest.raises(PlanError, match="has other entries"):
+        Plan.from_json(other.to_json().replace('"halves it"', "3"))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"edits": [{"edit": "explode"}]}', "3"])

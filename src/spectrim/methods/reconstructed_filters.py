@@ -66,7 +66,7 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
     >>> net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU(), nn.Conv2d(32, 8, 1))
     >>> print(ReconstructedFilters(keep=0.5).plan(net))
     ReconstructedFilters(keep=0.5) on Sequential: 1 edit, 2 skipped, 5,352 → 3,336 parameters
-      2  rebuild filters by scalar transformations for each of 2 groups: 50.0 % of all layers' together, at most 24 of 32 here
+      2  rebuild at most 24 of 32 filters by scalar transformations for each of 2 groups; about 16 at the present magnitudes
       0  skipped: is the first convolution
       4  skipped: has a kernel of one tap; include_pointwise=True takes it
     """
@@ -130,12 +130,12 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
             del hosts[path]
         keep, budget, prices = self._settled(model, hosts, calibration)
         settings = self._rebuilding(keep)
-        edits = tuple(
-            SwapModule(path, TemplateConv.kind, self._spec(sizes, settings, prices[path]))
-            for path, sizes in hosts.items()
-        )
         before = sum(p.numel() for p in model.parameters())
         pruned = self._ranked(model, hosts, settings, prices)
+        edits = tuple(
+            SwapModule(path, TemplateConv.kind, self._spec(sizes, settings, prices[path]), _note(pruned[path], settings))
+            for path, sizes in hosts.items()
+        )
         after = before - self._spared(hosts) - sum(n * self._saved(hosts[path]) for path, n in pruned.items())
         return Plan(repr(self), type(model).__name__, edits, tuple(skipped), before, after, budget)
 
@@ -250,6 +250,11 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
         empty: Sequence[set[int]] = [set() for _ in ranks]
         found = chosen(ranks, empty, settings.pruned(whole, settings.stages), settings.least, paid)
         return {path: len(each) for path, each in zip(hosts, found, strict=True)}
+
+
+def _note(pruned: int, settings: Rebuilding) -> str:
+    """How many filters of a layer would be rebuilt if training moved nothing."""
+    return "keep=1 rebuilds none" if settings.keep == 1 else f"about {pruned} at the present magnitudes"
 
 
 def _names(path: str, where: Where) -> bool:

@@ -337,11 +337,8 @@ class TemplateConv(Layer, kind="template-conv"):
         rebuilding = spec.get("rebuilding")
         if rebuilding is None:
             return f"rebuild {spec['out'] - spec['templates']} of {spec['out']} filters by {spec['family']} transformations{groups}"
-        share = f"{1 - rebuilding['keep']:.1%}".replace("%", " %")
-        return (
-            f"rebuild filters by {spec['family']} transformations{groups}: {share} of all layers' together, "
-            f"at most {max(spec['out'] - rebuilding['least'], 0)} of {spec['out']} here"
-        )
+        most = 0 if rebuilding["keep"] == 1 else max(spec["out"] - rebuilding["least"], 0)
+        return f"rebuild at most {most} of {spec['out']} filters by {spec['family']} transformations{groups}"
 
     def extra_repr(self) -> str:
         """Sizes for ``print(model)``."""

@@ -148,11 +148,19 @@ class ParametrizeTensor(Edit, verb="parametrize"):
 
 @dataclass(frozen=True)
 class SwapModule(Edit, verb="swap"):
-    """Put a component in the place of a module, under every name that the module has."""
+    """Put a component in the place of a module, under every name that the module has.
+
+    Args:
+        path: Of the module.
+        kind: Of the component.
+        spec: What builds an empty one.
+        note: For people: what this does to this model.
+    """
 
     path: str
     kind: str
     spec: Spec
+    note: str = ""
 
     @property
     def site(self) -> str:
@@ -160,8 +168,8 @@ class SwapModule(Edit, verb="swap"):
         return self.path
 
     def summary(self) -> str:
-        """What the layer's kind says about its spec."""
-        return _layer(self.kind).summary(self.spec)
+        """What the layer's kind says about its spec, and the note."""
+        return _layer(self.kind).summary(self.spec) + f"; {self.note}" * bool(self.note)
 
     @classmethod
     def prepare_together(cls, edits: Sequence[Edit], model: nn.Module) -> list[Act]:
@@ -204,8 +212,16 @@ class SwapModule(Edit, verb="swap"):
         return layer
 
     def to_json(self) -> dict[str, Any]:
-        """Path, kind and spec."""
-        return {"edit": self.verb, "path": self.path, "kind": self.kind, "spec": self.spec}
+        """Path, kind and spec; the note if there is one."""
+        note = {"note": self.note} if self.note else {}
+        return {"edit": self.verb, "path": self.path, "kind": self.kind, "spec": self.spec, **note}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Self:
+        """See :meth:`Edit.from_json`."""
+        if not isinstance(fields.get("note", ""), str):
+            raise TypeError("a note is a text")
+        return cls(**fields)
 
 
 def edit_from_json(data: Mapping[str, Any]) -> Edit:
