@@ -21,6 +21,10 @@ class NoCalibrationError(ValueError):
     """A method that decides by what layers read was given nothing that they could read."""
 
 
+class NoImageSizeError(NoCalibrationError):
+    """Multiplications are to be counted, and nothing says how large the images are."""
+
+
 def images_of(calibration: Calibration, model: nn.Module, *, who: str) -> Iterator[Tensor]:
     """The images of each batch, on the model's device; at least one batch.
 

@@ -177,6 +177,23 @@ def test_plan_says_in_the_words_of_the_shell_that_images_are_missing(shell, meth
     assert err == f"spectrim: {method} decides by what layers read, and needs images: add --data SOURCE.\n"
 
 
+def test_plan_says_that_multiplications_depend_on_the_size_of_images(shell):
+    status, out, err = shell("plan", "resnet20", "--method", "reconstructed-filters", "--target", "macs:0.6")
+    assert (status, out) == (2, "")
+    assert err == (
+        "spectrim: target macs:0.6 counts multiplications, which depend on the size of the images: add --data SOURCE, or ask for "
+        "params.\n"
+    )
+    assert shell("plan", "resnet20", "--method", "reconstructed-filters", "--target", "params:0.6")[0] == 0
+
+
+@pytest.mark.parametrize("method", options.METHODS[1:])
+def test_the_help_of_compress_shows_each_method_and_which_targets_it_has(shell, method):
+    out = " ".join(shell("compress", "--help")[1].replace("│", " ").split())
+    assert f"--method {method} " in out
+    assert "for reconstructed-filters macs and params" in out
+
+
 def test_plan_looks_at_the_weights_that_are_given(shell, tmp_path):
     from spectrim.zoo.lenet import lenet5
 

@@ -117,6 +117,8 @@ def compress(
           --keep 0.2 --epochs 10 --out runs/resnet20
       spectrim compress resnet20 --data cifar10:data/cifar --weights resnet20.safetensors --normalize imagenet \\
           --method cfdp --target macs:0.5 --epochs 10 --out runs/half
+      spectrim compress resnet20 --data cifar10:data/cifar --weights resnet20.safetensors --normalize imagenet \\
+          --method reconstructed-filters --keep 0.6 --set assign=outputs --set start=outputs --epochs 10 --out runs/r
       spectrim compress timm:mobilenetv2_100 --data images:photos --weights mobilenetv2.safetensors --normalize imagenet \\
           --method pointwise-pruning --target time:0.78 --epochs 0 --out runs/fast
       spectrim compress resnet56 --data cifar10:data/cifar --method cfdp --keep 0.5 --rounds 3 --ema 0.999 --out runs/c

@@ -45,7 +45,7 @@ def plan(
     """
     with values():
         import spectrim
-        from spectrim.calibration import NoCalibrationError
+        from spectrim.calibration import NoCalibrationError, NoImageSizeError
         from spectrim.training.job import Job
         from spectrim.training.models import build
         from spectrim.training.setting import calibration_for, fit_for, method_for
@@ -69,6 +69,10 @@ def plan(
             typer.echo(sentence, err=True)
         try:
             planned = spectrim.plan(network, found, where=where, calibration=calibration)
+        except NoImageSizeError as error:
+            raise BadValueError(
+                f"target {target} counts multiplications, which depend on the size of the images: add --data SOURCE, or ask for params."
+            ) from error
         except NoCalibrationError as error:
             raise BadValueError(
                 f"{method} decides by what layers read, and needs images: add --data SOURCE."

@@ -78,7 +78,7 @@ Target = Annotated[
     typer.Option(
         metavar="QUANTITY:NUMBER",
         help="In place of --keep, what cfdp may leave: macs:0.5, params:0.3, latency:0.7 (or time:0.7) of the dense network's, or "
-        "params:100000; for pointwise-pruning macs and time.",
+        "params:100000; for pointwise-pruning macs and time, for reconstructed-filters macs and params.",
         autocompletion=beginning(("macs:", "params:", "latency:", "time:")),
     ),
 ]

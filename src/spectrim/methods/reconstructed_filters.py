@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from spectrim.budget import Budget, Target
-from spectrim.calibration import Calibration, images_of
+from spectrim.calibration import Calibration, NoImageSizeError, images_of
 from spectrim.errors import OrderError, SiteError
 from spectrim.measure.costs import Costs
 from spectrim.methods.method import Method
@@ -133,7 +133,9 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
         before = sum(p.numel() for p in model.parameters())
         pruned = self._ranked(model, hosts, settings, prices)
         edits = tuple(
-            SwapModule(path, TemplateConv.kind, self._spec(sizes, settings, prices[path]), _note(pruned[path], settings))
+            SwapModule(
+                path, TemplateConv.kind, self._spec(sizes, settings, prices[path]), _note(pruned[path], settings)
+            )
             for path, sizes in hosts.items()
         )
         after = before - self._spared(hosts) - sum(n * self._saved(hosts[path]) for path, n in pruned.items())
@@ -210,6 +212,11 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
                 )
             return keep, None, dict.fromkeys(hosts, 1)
         target = Target.parse(self.target, ("macs", "params"))
+        if calibration is None and target.quantity == "macs":
+            raise NoImageSizeError(
+                f"target {target} counts multiplications, which depend on the size of the images, and needs calibration=…: one image "
+                "of that size is enough. A target of params needs none."
+            )
         image = next(images_of(calibration, model, who="a target of macs"))[:1] if target.quantity == "macs" else None
         costs = Costs.of(model, image)
         dense = costs.macs() if target.quantity == "macs" else costs.parameters()
