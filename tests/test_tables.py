@@ -83,6 +83,12 @@ def test_what_the_page_says_of_longer_schedules_is_in_the_file():
     assert statistics.fmean(refit) > found["pruned"]["accuracy"] + 0.9
 
 
+def test_what_the_page_says_of_two_stages_in_plain_torch_is_in_the_file():
+    rows = json.loads((tables.RESULTS / "template_layers.json").read_text())["rows"]
+    page = (tables.ROOT / "docs" / "methods" / "reconstructed-filters.md").read_text()
+    assert f"in {sum(row['plain'] > 1.05 for row in rows)} of {len(rows)} measurements" in page
+
+
 def test_what_the_page_says_of_the_measured_score_is_in_the_file():
     rows = json.loads((tables.RESULTS / "pointwise_mobilenetv2.json").read_text())["rows"]
     by = {(row["keep"], row["score"]): row for row in rows if "keep" in row}

@@ -16,7 +16,7 @@ from spectrim.surgery.edits import replace_module_
 
 WHOLE = "(the model)"
 """The site of the last choice, that of all layers together."""
-_MARGIN = 0.01
+_MARGIN = 0.03
 """By which share of the dense model's time that with the chosen forms must win."""
 _SECONDS = 0.5
 """To spend on timing each of the two."""
