@@ -403,7 +403,10 @@ def test_even_and_dilated_kernels_are_rebuilt():
     ).eval()
     x = torch.rand(2, 3, 12, 12)
     expected = net(x)
-    st.compress_(net, st.ReconstructedFilters(keep=0.9, groups=3))
+    plan = st.plan(net, st.ReconstructedFilters(keep=0.9, groups=3))
+    assert "for each of 2 groups; 2 groups, as 3 does not divide 16 channels; about " in plan.edits[0].summary()
+    assert "divide" not in str(st.plan(net, st.ReconstructedFilters(keep=0.9, groups=4)))
+    plan.apply_(net)
     assert torch.equal(net(x), expected)
     assert net[1].groups == 2  # 3 does not divide 16
     st.anneal_(net, 1.0)
@@ -418,7 +421,8 @@ def test_even_and_dilated_kernels_are_rebuilt():
         ({"keep": 0.5, "target": "macs:0.5"}, "keep and target exclude each other"),
         ({"target": "latency:0.5"}, "target must be QUANTITY:NUMBER with one of macs, params"),
         ({"keep": 0.5, "groups": 0}, "groups must be a whole number of at least 1"),
-        ({"keep": 0.5, "share_groups": 1}, "share_groups must be True or False, got 1"),
+        ({"keep": 0.5, "share_groups": 1}, "share_groups must be True or False .*, got 1"),
+        ({"keep": 0.5, "include_pointwise": "yes"}, "include_pointwise must be True or False .*, got 'yes'"),
         ({"keep": 0.5, "family": "shear"}, "family must be one of"),
         ({"keep": 0.5, "least": 0}, "least must be a whole number of at least 1"),
     ],

@@ -92,8 +92,9 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
         shape_of(self.family, (3, 3))
         if type(self.groups) is not int or self.groups < 1:
             raise ValueError(f"groups must be a whole number of at least 1, got {self.groups!r}.")
-        if type(self.share_groups) is not bool:
-            raise ValueError(f"share_groups must be True or False, got {self.share_groups!r}.")
+        for name in ("share_groups", "include_pointwise"):
+            if type(value := getattr(self, name)) is not bool:
+                raise ValueError(f"{name} must be True or False (true or false in the shell), got {value!r}.")
         if self.share_groups and self.groups == 1:
             raise ValueError(
                 "share_groups=True is for several groups, got groups=1. Leave it out, or ask for groups=2."
@@ -134,7 +135,10 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
         pruned = self._ranked(model, hosts, settings, prices)
         edits = tuple(
             SwapModule(
-                path, TemplateConv.kind, self._spec(sizes, settings, prices[path]), _note(pruned[path], settings)
+                path,
+                TemplateConv.kind,
+                self._spec(sizes, settings, prices[path]),
+                self._note(sizes, pruned[path], settings),
             )
             for path, sizes in hosts.items()
         )
@@ -176,6 +180,13 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
 
     def _groups(self, sizes: ConvSizes) -> int:
         return next(n for n in range(min(self.groups, sizes.inside), 0, -1) if sizes.inside % n == 0)
+
+    def _note(self, sizes: ConvSizes, pruned: int, settings: Rebuilding) -> str:
+        """How many filters of a layer would be rebuilt if training moved nothing, and why in other groups than those asked for."""
+        said = "keep=1 rebuilds none" if settings.keep == 1 else f"about {pruned} at the present magnitudes"
+        if (groups := self._groups(sizes)) == self.groups:
+            return said
+        return f"{groups} {'group' if groups == 1 else 'groups'}, as {self.groups} does not divide {sizes.inside} channels; {said}"
 
     def _spec(self, sizes: ConvSizes, settings: Rebuilding, price: int) -> Spec:
         more: Spec = {"family": self.family, "groups": self._groups(sizes), "templates": sizes.outside}
@@ -257,11 +268,6 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
         empty: Sequence[set[int]] = [set() for _ in ranks]
         found = chosen(ranks, empty, settings.pruned(whole, settings.stages), settings.least, paid)
         return {path: len(each) for path, each in zip(hosts, found, strict=True)}
-
-
-def _note(pruned: int, settings: Rebuilding) -> str:
-    """How many filters of a layer would be rebuilt if training moved nothing."""
-    return "keep=1 rebuilds none" if settings.keep == 1 else f"about {pruned} at the present magnitudes"
 
 
 def _names(path: str, where: Where) -> bool:
