@@ -395,14 +395,16 @@ def test_a_model_without_gradients_is_told_what_to_do():
 def test_the_clock_decides_if_asked(monkeypatch):
     asked = []
 
-    def judged(module, than, x):
-        asked.append((type(module), type(than), tuple(x.shape)))
-        return module.geometry.in_channels == 32
+    def judged(forms, x):
+        dense, cut = forms
+        asked.append((type(cut), type(dense), tuple(x.shape)))
+        return [0.00031, 0.0001 if cut.geometry.in_channels == 32 else 0.00042]
 
-    monkeypatch.setattr(pointwise_cuttable, "faster", judged)
+    monkeypatch.setattr(pointwise_cuttable, "least_seconds", judged)
     plan = st.plan(network(), st.PointwisePruning(keep=0.5, pays="time"), calibration=images())
     assert [edit.path for edit in plan.edits] == ["2"]
-    assert [(row.site, row.reason) for row in plan.skipped] == [("4", "is measured to be faster dense")]
+    said = "is measured to be faster dense (0.31 against 0.42 ms)"
+    assert [(row.site, row.reason) for row in plan.skipped] == [("4", said)]
     assert (GroupedBandsConv2d, nn.Conv2d, (1, 32, 16, 16)) in asked
     assert (GroupedBandsConv2d, nn.Conv2d, (1, 48, 8, 8)) in asked
     assert kept_share(plan) <= 0.5

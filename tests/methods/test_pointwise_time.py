@@ -65,10 +65,11 @@ def test_a_time_is_met_with_few_measurements_and_without_cutting_more_than_neede
 
 
 def test_a_layer_that_is_never_faster_stays_as_it_is(monkeypatch):
-    clock(monkeypatch, lambda operations, _: operations / 1e6, {32: Pace(1.0, 1.1, 3.0)})
+    clock(monkeypatch, lambda operations, _: operations / 1e6, {32: Pace(0.1, 0.11, 0.3)})
     plan = st.plan(network(), st.PointwisePruning(target="time:0.9"), calibration=images())
     assert [edit.path for edit in plan.edits] == ["4"]
-    assert [(row.site, row.reason) for row in plan.skipped] == [("2", "is measured to be faster dense")]
+    said = "is measured to be faster dense (100 against 110 to 300 ms)"
+    assert [(row.site, row.reason) for row in plan.skipped] == [("2", said)]
 
 
 def test_a_clock_that_errs_does_not_lead_far_astray(monkeypatch):
@@ -98,7 +99,7 @@ def test_kernels_are_there_before_the_first_layer_is_measured(monkeypatch, asked
     order = []
     monkeypatch.setattr(pointwise_pruning, "build", lambda: order.append("build"))
     monkeypatch.setattr(pointwise_cuttable, "pace", lambda *_: order.append("layer") or Pace(1.0, 0.01, 1.0))
-    monkeypatch.setattr(pointwise_cuttable, "faster", lambda *_: order.append("layer") or True)
+    monkeypatch.setattr(pointwise_cuttable, "least_seconds", lambda *_: order.append("layer") or [1.0, 0.5])
     st.plan(network(), st.PointwisePruning(**asked), calibration=images())
     assert order.index("build") < order.index("layer")
     assert order.count("build") == 1

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from spectrim.budget import Target
-from spectrim.methods.pointwise_cuttable import FREE, Cuttable
+from spectrim.methods.pointwise_cuttable import FREE, Cuttable, Timed
 from spectrim.methods.pointwise_time import Pace
 
 PRICES = (1e-30, 1e30)
@@ -14,13 +14,16 @@ PRICES = (1e-30, 1e30)
 _BISECTIONS = 60
 
 
-def keeping(layers: Mapping[str, Cuttable], keeps: Mapping[str, float], pays: str) -> dict[str, Tensor]:
+def keeping(
+    layers: Mapping[str, Cuttable], keeps: Mapping[str, float], pays: str, *, slower: dict[str, Timed] | None = None
+) -> dict[str, Tensor]:
     """The bands that keep what was asked for, of the layers where that pays; those of one ``keep`` have one price.
 
     Args:
         layers: That can be cut.
         keeps: What share of its multiplications each of them keeps at most, in (0, 1].
-        pays: By what a layer is better cut; see :meth:`Cuttable.pays`.
+        pays: By what a layer is better cut: ``time``, by the clock, or see :meth:`Cuttable.pays`.
+        slower: If given, what was measured of each layer that is not faster cut is added to it.
 
     Raises:
         ValueError: So little cannot be kept.
@@ -31,7 +34,14 @@ def keeping(layers: Mapping[str, Cuttable], keeps: Mapping[str, float], pays: st
         price = _price_for(cut, keep)
         while True:
             found = _bands(cut, price)
-            cut = {path: layer for path, layer in cut.items() if layer.pays(found[path], pays)}
+            if pays == "time":
+                timed = {path: layer.timed(found[path]) for path, layer in cut.items()}
+                (slower if slower is not None else {}).update(
+                    {path: each for path, each in timed.items() if not each.wins}
+                )
+                cut = {path: layer for path, layer in cut.items() if timed[path].wins}
+            else:
+                cut = {path: layer for path, layer in cut.items() if layer.pays(found[path], pays)}
             # The price stays as it is: the layers that are left dense are those that would have kept most.
             if not cut or keep == 1 or _share(cut, price) <= keep:
                 break

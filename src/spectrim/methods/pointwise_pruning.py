@@ -13,13 +13,13 @@ from spectrim.kernels import build
 from spectrim.measure.compute import macs
 from spectrim.methods.method import Method
 from spectrim.methods.pointwise_candidates import candidates_of, check_codes, check_swapped, reason_against
-from spectrim.methods.pointwise_cuttable import Cuttable
+from spectrim.methods.pointwise_cuttable import Cuttable, Timed
 from spectrim.methods.pointwise_hosts import Pointwise
 from spectrim.methods.pointwise_maps import linear_layers_on_maps
 from spectrim.methods.pointwise_measured import corrected
 from spectrim.methods.pointwise_prices import PRICES, faster_bands, keeping, within_macs
 from spectrim.methods.pointwise_specs import Course, Weigh, spec_of
-from spectrim.methods.pointwise_time import within_time
+from spectrim.methods.pointwise_time import Pace, within_time
 from spectrim.methods.sample import Sample
 from spectrim.methods.spectra import Block, Score, read_spectra
 from spectrim.methods.tying import streams_of, together
@@ -207,6 +207,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
         layers = {path: replace(layer, rest=rests[path]) for path, layer in layers.items()}
         keeps = {path: sites.per_site(self.keep, _site(model, path)) or 1.0 for path in layers}
         budget, loses = None, self.pays
+        slower: dict[str, Timed] = {}
 
         def edits_of(bands: Mapping[str, Tensor]) -> tuple[SwapModule, ...]:
             learnings = self._course().learnings(layers, bands, paces, tied) if self.learn else {}
@@ -218,7 +219,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             )
 
         if target is None:
-            bands = keeping(layers, keeps, self.pays)
+            bands = keeping(layers, keeps, self.pays, slower=slower)
         elif by_time:
             loses = "time"
             bands, budget = within_time(
@@ -236,7 +237,11 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             dense = macs(model, first[:1])
             bands, left = within_macs(layers, target, dense, self.pays)
             budget = Budget(target=str(target), dense=dense, left=left)
-        lost = {path: _LOSES[loses] for path in layers if path not in bands}
+        lost = {
+            path: _LOSES[loses] + _measured(slower.get(path), paces.get(path) if by_time else None)
+            for path in layers
+            if path not in bands
+        }
         edits, rows = edits_of(bands), replace(read, skipped=read.skipped | lost).left()
         before = sum(p.numel() for p in model.parameters())
         learned = {(path in tied, tied.get(path, path)): layers[path].channels for path in bands} if self.learn else {}
@@ -284,6 +289,15 @@ class PointwisePruning(Method, name="pointwise-pruning"):
     def _course(self) -> Course:
         asked = float(self.keep) if self.target is None and isinstance(self.keep, int | float) else None
         return Course(asked=asked, weigh=self.weigh, strength=self.strength, rounds=self.rounds, levels=self.levels)
+
+
+def _measured(timed: Timed | None, pace: Pace | None) -> str:
+    """The milliseconds behind a decision: as a convolution, and cut; or with the narrowest and the widest bands."""
+    if timed is not None:
+        return f" ({1000 * timed.dense:.3g} against {1000 * timed.cut:.3g} ms)"
+    if pace is not None:
+        return f" ({1000 * pace.dense:.3g} against {1000 * pace.least:.3g} to {1000 * pace.whole:.3g} ms)"
+    return ""
 
 
 def _site(model: nn.Module, path: str) -> Site:

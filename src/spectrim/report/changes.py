@@ -1,5 +1,6 @@
 """What was done to the network, as the page lists it: the edits of each plan, and what a repair fitted anew."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,16 +9,19 @@ from spectrim.report import units
 from spectrim.report.reading import mappings, number, numbers, text
 from spectrim.surgery.edits import edit_from_json
 
+_TIMES = re.compile(r"(.*?)( \([^()]+ ms\))?", re.DOTALL)
+
 
 def planned(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """The headline of a plan, its edits, and what it skipped, grouped by reason.
+    """The headline of a plan, its edits, and what it skipped, grouped by reason; times behind the site that they were measured of.
 
     >>> planned({"skipped": [{"site": "fc", "reason": "too small"}]})["skipped"]
     [{'reason': 'too small', 'sites': ['fc']}]
     """
     skipped: dict[str, list[str]] = {}
     for row in mappings(plan, "skipped"):
-        skipped.setdefault(text(row, "reason") or "no reason given", []).append(text(row, "site"))
+        reason, measured = _TIMES.fullmatch(text(row, "reason") or "no reason given").groups()  # type: ignore[union-attr]  # everything matches
+        skipped.setdefault(reason, []).append(text(row, "site") + (measured or ""))
     edits = mappings(plan, "edits")
     before, after = number(plan, "before"), number(plan, "after")
     line = text(plan, "method")
