@@ -1,6 +1,7 @@
 """What a user does with a model: the handful of verbs that walk it."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Literal, cast
 
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 from spectrim.artifact import read
 from spectrim.calibration import Calibration
 from spectrim.errors import SiteError
+from spectrim.measure.band_forms import advice, settle_bands_
 from spectrim.measure.choice import Choice, faster, inputs_of
 from spectrim.measure.layer_forms import settle_layers_
-from spectrim.measure.settling import chain_where_faster_, settle_for_onnxruntime_
+from spectrim.measure.settling import settle_for_onnxruntime_
 from spectrim.methods.cfdp import CFDP
 from spectrim.methods.method import Method
 from spectrim.methods.pointwise_pruning import PointwisePruning
@@ -132,6 +134,7 @@ def finalize_(
     *,
     example: Tensor | None = None,
     runtime: Literal["torch", "onnxruntime"] = "torch",
+    restore: bool = False,
     choices: list[Choice] | None = None,
 ) -> nn.Module:
     """Settle into the inference form: every code is decoded into an ordinary parameter.
@@ -140,6 +143,8 @@ def finalize_(
     Regularization, the two stages of reconstructed filters) is measured in all of them on this machine, and the fastest stays. A model
     with layers in two stages that is then no faster than with dense ones gets these: the whole is measured too. And the channels that a banded convolution reads are laid in the order that it needs them in, wherever the network allows
     it. A stream of maps between such convolutions stays a spectrum where that is faster, with the norms in it folded.
+    Each banded convolution is measured beside the dense layer, and the model with all of them beside one with none; as the model must
+    compute what it did, they stay all the same, and a warning says how many run slower. With ``restore`` these are dense.
 
     Args:
         model: With components in it; copies of it stay as they are.
@@ -147,13 +152,15 @@ def finalize_(
         runtime: Where it will run. With ``onnxruntime``, for a model that is exported next, banded convolutions and reconstructed filters
             are measured there, on one thread. A banded one that loses to the dense convolution becomes it again, with the frequencies
             that were cut; all others compute what they did.
+        restore: Whether banded convolutions that run no faster here than the dense layer become it again, with the frequencies that
+            were cut, as they do with ``onnxruntime``: what the model computes then changes.
         choices: If given, what was measured of each layer that is a component is added to it.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: onnxruntime is to be measured without an example.
+        ValueError: onnxruntime is to be measured, or frequencies are to be restored, without an example.
         UnsupportedError: It is not installed, or a layer cannot be exported to it.
 
     >>> import spectrim as st
@@ -164,6 +171,10 @@ def finalize_(
     if runtime != "torch" and example is None:
         raise ValueError(
             f"runtime={runtime!r} is measured on an input, got no example. Pass example, a batch of one image."
+        )
+    if restore and example is None:
+        raise ValueError(
+            "restore=True measures which layers are slower, got no example. Pass example, a batch as it will run."
         )
     there = example is not None and runtime == "torch"
     measured = _measured(model, example) if there and example is not None else {}
@@ -177,9 +188,11 @@ def finalize_(
             replace_module_(model, entry.module, other)
     if example is not None:
         sort_channels_(model, example)
-        settle_ = chain_where_faster_ if there else settle_for_onnxruntime_
         choices = [] if choices is None else choices
-        choices.extend(settle_(model, example))
+        bands = settle_bands_(model, example, restore=restore) if there else settle_for_onnxruntime_(model, example)
+        if there and (advised := advice(bands, example)) is not None:
+            warnings.warn(advised, stacklevel=2)
+        choices.extend(bands)
         choices.extend(settle_layers_(model, example, compiled=there))
     for _, component in list(components(model)):
         final = cast(Layer, component).finalized()

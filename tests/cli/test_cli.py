@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,9 @@ from spectrim.methods import METHODS
 from spectrim.methods.cfdp_rates import RATES
 from spectrim.training import exporting
 from spectrim.training.recipes import CARDS
-from tests.training.tiny import tiny
+from tests.training.tiny import pixels, tiny
 
-TINY = "tests.training.tiny:tiny"
+TINY, PIXELS = "tests.training.tiny:tiny", "tests.training.tiny:pixels"
 FIT = ["--data", "digits", "--image-size", "8"]
 
 
@@ -330,6 +331,32 @@ def test_bench_compares_the_three_forms(shell, artifact):
     assert list(rows) == ["dense", "decoded", "finalized"]
     assert rows["dense"]["macs"] == rows["decoded"]["macs"]
     assert "ms" in shell("bench", TINY, artifact, *FIT, "--rounds", "2", "--threads", "1", "--cpu")[1]
+
+
+@pytest.mark.parametrize("restore", [False, True])
+def test_bench_restores_bands_that_lose_if_asked_and_warns_in_a_sentence(shell, tmp_path, monkeypatch, restore):
+    def fastest(forms, x, *, site, **_):
+        return Choice(site, tuple(x.shape), {name: 1.0 + (name != "dense") for name in forms}, "dense")
+
+    monkeypatch.setattr("spectrim.measure.band_forms.fastest", fastest)
+    model = pixels()
+    spectrim.compress_(model, spectrim.PointwisePruning(keep=0.5, pays="always"), calibration=torch.rand(4, 1, 8, 8))
+    spectrim.save(model, tmp_path / "m.safetensors")
+    asked = ["--classes", "2", "--image-channels", "1", "--image-size", "8", "--rounds", "2", "--cpu"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        status, out, err = shell("bench", PIXELS, tmp_path / "m.safetensors", *asked, *["--restore"] * restore)
+    assert status == 0, err
+    assert f"head: {'dense' if restore else 'banded'} (dense 1.0000, banded 2.0000 ms)" in out
+    slower = [each for each in caught if "run slower here than dense ones" in str(each.message)]
+    assert len(slower) == (not restore)
+
+
+def test_the_librarys_own_warnings_are_sentences(shell):
+    shell("--version")
+    own = str(Path(spectrim.__file__).parent / "verbs.py")
+    assert warnings.formatwarning(UserWarning("slow."), UserWarning, own, 3) == "spectrim: slow.\n"
+    assert "other.py:3: UserWarning: slow." in warnings.formatwarning("slow.", UserWarning, "other.py", 3)
 
 
 def test_export_writes_an_onnx_file_that_runs(shell, artifact, tmp_path):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from spectrim.report.forms import rows
 from spectrim.report.notes import notes
 
 
@@ -59,3 +60,24 @@ def test_a_great_loss_of_rebuilt_filters_comes_with_what_to_try(settings, offere
     assert not said(run(0.7, epochs=1), "rebuilt filters")
     assert not said(run(0.75, epochs=1) | rebuilt, "rebuilt filters")
     assert not said(run(0.7, epochs=0) | rebuilt, "rebuilt filters"), "that nothing was trained is said"
+
+
+def test_a_network_that_is_no_faster_is_put_down_to_calls_only_where_nothing_better_is_known():
+    result = {"dense": {"macs": 90, "latency_ms": 1.0}, "compressed": {"macs": 50, "latency_ms": 1.1}}
+    forms = [
+        {"site": "a", "input": [1, 8, 4, 4], "ms": {"dense": 0.2, "banded": 0.3}, "taken": "banded"},
+        {"site": "b", "input": [1, 8, 4, 4], "ms": {"dense": 0.2, "banded": 0.1}, "taken": "banded"},
+        {"site": "(the model)", "input": [1, 3, 4, 4], "ms": {"dense": 1.0, "banded": 1.1}, "taken": "banded"},
+    ]
+    (note,) = said(result, "44 % fewer multiplications")
+    assert "memory traffic" in note
+    result["compressed"]["forms"] = forms[1:]
+    assert said(result, "memory traffic")
+    result["compressed"]["forms"] = forms
+    (note,) = said(result, "44 % fewer multiplications")
+    assert "1 of 2 pointwise layers run slower with their bands than dense" in note
+    assert "bench --restore" in note
+    assert "memory traffic" not in note
+    assert rows(result)[0] == {
+        "site": "a", "input": "1×8×4×4", "ms": "dense 0.200 · banded 0.300", "taken": "banded", "share": "1.50",
+    }  # fmt: skip

@@ -9,6 +9,7 @@ import pytest
 
 from spectrim.errors import UnsupportedError
 from spectrim.report import render, write_page
+from spectrim.report.changes import planned
 from spectrim.report.notes import notes
 from spectrim.surgery.prune import PruneChannels
 from tests.report.result import result
@@ -353,3 +354,27 @@ def test_the_standard_error_is_the_binomial_one():
     (note,) = [note for note in notes(result()) if "standard error" in note]
     # sqrt(0.9803 * 0.0197 / 10,000) = 0.00139
     assert "standard error of each figure is 0.14 points" in note
+
+
+def test_the_page_tells_what_was_measured_of_each_form_and_what_was_taken():
+    run = result()
+    assert "In which form layers run" not in Page(render(run)).text
+    run["compressed"]["forms"] = [
+        {"site": "conv<1>", "input": [1, 8, 4, 4], "ms": {"dense": 0.2, "banded": 0.25}, "taken": "banded"}
+    ]
+    text = Page(render(run)).text
+    assert "conv<1> 1×8×4×4 dense 0.200 · banded 0.250 banded 1.25" in text
+
+
+def test_layers_that_were_skipped_for_their_times_are_one_group_with_the_times_of_each():
+    run = result()
+    said = "is measured to be faster dense"
+    run["plans"][0]["skipped"] = [
+        {"site": "a", "reason": f"{said} (0.31 against 0.42 ms)"},
+        {"site": "b", "reason": f"{said} (1.5 against 2 ms)"},
+        {"site": "c", "reason": "its maps are 1 x 1 (ms)"},
+    ]
+    assert planned(run["plans"][0])["skipped"] == [
+        {"reason": said, "sites": ["a (0.31 against 0.42 ms)", "b (1.5 against 2 ms)"]},
+        {"reason": "its maps are 1 x 1 (ms)", "sites": ["c"]},
+    ]

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 
 _EXTRAS = {
     "typer": "cli", "rich": "cli", "accelerate": "train", "torchmetrics": "train", "sklearn": "train", "PIL": "train",
@@ -14,6 +15,7 @@ def main() -> None:
 
     A run that was asked to stop exits with 130, as programs do after Ctrl-C.
     """
+    warnings.formatwarning = _sentence
     try:
         from spectrim.cli.app import app
 
@@ -39,6 +41,18 @@ def main() -> None:
         if not is_expected(error):
             raise
         _fail(str(error), status=status_of(error))
+
+
+_formatted = warnings.formatwarning
+
+
+def _sentence(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """What the library warns of, as its errors are told; the warnings of others as they are."""
+    if category is UserWarning and f"{os.sep}spectrim{os.sep}" in filename:
+        return f"spectrim: {message}\n"
+    return _formatted(message, category, filename, lineno, line)
 
 
 def _fail(sentence: str, *, status: int = 2) -> None:

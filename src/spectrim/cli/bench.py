@@ -23,11 +23,16 @@ def bench(
     as_json: options.AsJSON = False,
     cpu: options.Cpu = False,
     kernels: Annotated[bool, typer.Option("--kernels", help="Build the compiled kernels first.")] = False,
+    restore: Annotated[
+        bool,
+        typer.Option("--restore", help="Give pointwise layers whose bands run no faster here all frequencies back."),
+    ] = False,
 ) -> None:
     """Time a network and its compressed self, side by side, in evaluation mode.
 
     "decoded" is the artifact as it loads; "finalized" has layers in another form (factored, two
-    stages) where that is measured to be faster; what was measured of each of them is told.
+    stages, bands) where that is measured to be faster; what was measured of each of them is told. Bands stay where they
+    are slower too, as the network must compute what it did; with --restore they do not.
 
     \b
     Examples:
@@ -43,7 +48,9 @@ def bench(
             from spectrim.kernels import build
 
             build()
-        found = compare_speed(model, file, fit, batch_size=batch_size, rounds=rounds, threads=threads, cpu=cpu)
+        found = compare_speed(
+            model, file, fit, batch_size=batch_size, rounds=rounds, threads=threads, cpu=cpu, restore=restore
+        )
     if as_json:
         typer.echo(json.dumps(found, indent=1))
         return

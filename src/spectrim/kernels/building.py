@@ -62,7 +62,12 @@ def build(*, verbose: bool = False) -> bool:
 
 def to_compile() -> bool:
     """Whether :func:`build` would have to compile, and finds a compiler to try it with."""
-    return not built() and not _ready().exists() and shutil.which(os.environ.get("CXX", "c++")) is not None
+    return could_build() and not _ready().exists()
+
+
+def could_build() -> bool:
+    """Whether the kernels are not loaded and :func:`build` finds them compiled, or a compiler to try it with."""
+    return not built() and (_ready().exists() or shutil.which(os.environ.get("CXX", "c++")) is not None)
 
 
 def built() -> bool:

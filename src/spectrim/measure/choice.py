@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
+WHOLE = "(the model)"
+"""The site of a choice of all layers together."""
 _BLOCK = 0.001
 """Seconds of one timing."""
 
@@ -50,6 +52,7 @@ class Choice:
         input: Shape of the input that it was measured on.
         ms: Least milliseconds of each form by its name; the first is the one to beat.
         taken: Name of the form that was taken.
+        threads: How many threads operations could use; None where that was not written down.
 
     >>> print(Choice("layer1.conv", (1, 64, 8, 8), {"dense": 0.2, "two stages": 0.1}, "two stages"))
     layer1.conv (1 x 64 x 8 x 8): two stages; ms: dense 0.2000, two stages 0.1000
@@ -59,11 +62,13 @@ class Choice:
     input: tuple[int, ...]
     ms: Mapping[str, float]
     taken: str
+    threads: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The attributes; times rounded to a tenth of a microsecond."""
         ms = {name: round(each, 4) for name, each in self.ms.items()}
-        return {"site": self.site, "input": list(self.input), "ms": ms, "taken": self.taken}
+        known = {} if self.threads is None else {"threads": self.threads}
+        return {"site": self.site, "input": list(self.input), "ms": ms, "taken": self.taken, **known}
 
     def __str__(self) -> str:
         times = ", ".join(f"{name} {each:.4f}" for name, each in self.ms.items())
@@ -84,7 +89,8 @@ def fastest(
     """
     ms = dict(zip(forms, (1000 * each for each in least_seconds([*forms.values()], x, seconds=seconds)), strict=True))
     first, best = next(iter(ms)), min(ms, key=lambda name: ms[name])
-    return Choice(site, tuple(x.shape), ms, best if ms[best] < (1 - margin) * ms[first] else first)
+    taken = best if ms[best] < (1 - margin) * ms[first] else first
+    return Choice(site, tuple(x.shape), ms, taken, torch.get_num_threads())
 
 
 def faster(module: nn.Module, than: nn.Module, x: Tensor, *, margin: float = 0.05, seconds: float = 0.1) -> bool:

@@ -190,18 +190,27 @@ def _synchronize(device: torch.device) -> None:
 def _settings(models: Sequence[nn.Module], threads: int | None) -> Iterator[None]:
     """Evaluation mode and thread count for the time of a measurement."""
     training = {module: module.training for model in models for module in model.modules()}
-    before = torch.get_num_threads()
     try:
         for model in models:
             model.eval()
+        with threads_set(threads):
+            yield
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+
+
+@contextmanager
+def threads_set(threads: int | None) -> Iterator[None]:
+    """So many threads for operations inside, and as many as before outside; no change if None."""
+    before = torch.get_num_threads()
+    try:
         if threads is not None:
             torch.set_num_threads(threads)
         yield
     finally:
         if threads is not None:
             torch.set_num_threads(before)
-        for module, flag in training.items():
-            module.training = flag
 
 
 def _check_outputs(models: Mapping[str, nn.Module], arguments: tuple[Tensor, ...], tolerance: float) -> None:

@@ -8,14 +8,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from spectrim.measure.choice import Choice, fastest, inputs_of
+from spectrim.measure.choice import WHOLE, Choice, fastest, inputs_of
 from spectrim.measure.forms import fastest_in_onnxruntime
 from spectrim.measure.onnx_forms import onnx_times
 from spectrim.nn.component import Layer, components
 from spectrim.surgery.edits import replace_module_
 
-WHOLE = "(the model)"
-"""The site of the last choice, that of all layers together."""
 _MARGIN = 0.03
 """By which share of the dense model's time that with the chosen forms must win."""
 _SECONDS = 0.5

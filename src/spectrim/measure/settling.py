@@ -18,6 +18,8 @@ from spectrim.surgery.edits import replace_module_
 
 _MARGIN = 0.03
 """By which share of the time a form must beat the plain one."""
+_CHAIN_MARGIN = 0.05
+"""Likewise, of a chain in torch."""
 _TOLERANCE = 1e-3
 """Rounding that another order of summation may cause, relative to the largest output."""
 
@@ -64,29 +66,39 @@ def settle_for_onnxruntime_(model: nn.Module, example: Tensor) -> list[Choice]:
     return [Choice(path, tuple(inputs[path].shape), times[path], chosen[path]) for path in banded]
 
 
-def chain_where_faster_(model: nn.Module, example: Tensor) -> list[Choice]:
+def chain_where_faster_(model: nn.Module, example: Tensor, *, restore: bool = False) -> list[Choice]:
     """Chain the streams of banded convolutions that run faster so in torch than their layers one by one.
 
     Args:
         model: With banded convolutions; it computes what it did, or is as before.
         example: One batch of the size and on the device where it will run.
+        restore: Whether a stream stays apart that does not beat dense layers either, which its layers are to become.
 
     Returns:
-        What was measured and taken; of a stream together, under the name of the first layer that writes it.
+        What was measured and taken; of a stream together, under the name of the first layer that writes it. Its dense layers are measured too,
+        and never taken.
     """
     found = []
     for chain in chains(model, example):
-        apart = _Members(
-            {path: _finalized(model, path) for path in chain.layers}, inputs_of(model, list(chain.layers), example)
-        )
+        inputs = inputs_of(model, list(chain.layers), example)
+        apart = _Members({path: _banded(model, path).finalized() for path in chain.layers}, inputs)
+        dense = _Members({path: _dense(_banded(model, path)) for path in chain.layers}, inputs)
         back = chain.join_(model)
         joined = _Members(chain.layers, inputs_of(model, list(chain.layers), example))
         back()
-        choice = fastest({"apart": apart, "chained": joined}, example, site=chain.stream.writers[0])
-        if choice.taken == "chained" and not _join_(model, chain, example):
-            choice = replace(choice, taken="apart")
-        found.append(choice)
+        forms: dict[str, nn.Module] = {"apart": apart, "chained": joined, "dense": dense}
+        choice = fastest(forms, example, site=chain.stream.writers[0])
+        to_beat = [choice.ms["apart"]] + [choice.ms["dense"]] * restore
+        wins = choice.ms["chained"] < (1 - _CHAIN_MARGIN) * min(to_beat)
+        found.append(replace(choice, taken="chained" if wins and _join_(model, chain, example) else "apart"))
     return found
+
+
+def dense_form(layer: BandedPointwiseConv2d | GroupedBandsConv2d) -> nn.Module:
+    """The convolution or linear layer with nothing cut."""
+    opened = _opened(layer) if isinstance(layer, GroupedBandsConv2d) else layer
+    assert isinstance(opened, BandedPointwiseConv2d)  # noqa: S101 - it is one
+    return _dense(opened).train(layer.training)
 
 
 class _Members(nn.Module):
@@ -114,10 +126,10 @@ def _opened(groups: GroupedBandsConv2d) -> nn.Module:
     return layer.to(groups.weight.device, groups.weight.dtype).train(groups.training)
 
 
-def _finalized(model: nn.Module, path: str) -> nn.Module:
+def _banded(model: nn.Module, path: str) -> BandedPointwiseConv2d:
     layer = model.get_submodule(path)
     assert isinstance(layer, BandedPointwiseConv2d)  # noqa: S101 - chains have no others
-    return layer.finalized()
+    return layer
 
 
 def _dense(layer: BandedPointwiseConv2d) -> nn.Module:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spectrim.report import units
+from spectrim.report.forms import slower
 from spectrim.report.reading import at, mappings, number, text
 from spectrim.report.tables import TIMING_NOISE, computes_the_same
 
@@ -115,9 +116,20 @@ def _speed(result: Mapping[str, Any]) -> str:
     if old and new and after < before and new > 0.97 * old:
         return (
             f"There are {units.change(before, after, less='fewer', more='more')} multiplications, and still the network "
-            "is not faster here: what is left is memory traffic and the cost of calls."
+            f"is not faster here: {_why(result)}"
         )
     return ""
+
+
+def _why(result: Mapping[str, Any]) -> str:
+    """What is known of a network that is not faster."""
+    losing, banded = slower(result)
+    if not losing:
+        return "what is left is memory traffic and the cost of calls."
+    return (
+        f"{losing} of {banded} pointwise layers run slower with their bands than dense, see what was measured of each. "
+        "spectrim bench --restore times the network with all frequencies in these; --set pays=time cuts the others alone."
+    )
 
 
 def _chanced(result: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from spectrim.errors import UnsupportedError
-from spectrim.report import changes, rebuilt, units
+from spectrim.report import changes, forms, rebuilt, units
 from spectrim.report.notes import notes
 from spectrim.report.reading import at, mappings, number, numbers, text
 from spectrim.report.tables import Show, before_after, time_changed
@@ -53,6 +53,7 @@ def render(result: Mapping[str, Any], *, spectra: Sequence[Mapping[str, Any]] | 
             panels=[panel for curve in curves if (panel := _panel(curve))],
             layers=_layers(result),
             rebuilt=_rebuilt(result),
+            forms=forms.rows(result),
             filters=rebuilt.chart(result),
             plans=[changes.planned(plan) for plan in mappings(result, "plans")],
             repairs=[changes.repaired(repair) for repair in mappings(result, "history", "repairs")],

@@ -8,6 +8,7 @@ import torch
 import spectrim
 from spectrim.measure import macs, paired_latency
 from spectrim.measure.choice import Choice
+from spectrim.measure.clock import threads_set
 from spectrim.training.clocked import made_ready_
 from spectrim.training.metric import NAMES, evaluate
 from spectrim.training.models import Fit, build, example_for
@@ -63,6 +64,7 @@ def compare_speed(
     rounds: int = 30,
     threads: int | None = None,
     cpu: bool = False,
+    restore: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Times and operations of a network with fresh weights, with a decoded artifact, and with a finalized one.
 
@@ -71,8 +73,9 @@ def compare_speed(
         file: An artifact.
         fit: The images that it is for.
         batch_size: Images in the batch.
-        rounds, threads: As for :func:`spectrim.measure.paired_latency`.
+        rounds, threads: As for :func:`spectrim.measure.paired_latency`; forms are chosen with as many threads.
         cpu: Leave an accelerator alone.
+        restore: As for :func:`spectrim.finalize_`.
 
     Returns:
         For ``dense``, ``decoded`` and ``finalized``: ``min``, ``median`` (milliseconds), ``macs``, and ``speedup``
@@ -86,7 +89,8 @@ def compare_speed(
     finalized = spectrim.load_(build(model, fit).to(device), file, decode=False).eval()
     example = made_ready_([dense, decoded, finalized], example, compile_kernels=False)
     choices: list[Choice] = []
-    spectrim.finalize_(finalized, example=example, choices=choices)
+    with threads_set(threads):
+        spectrim.finalize_(finalized, example=example, choices=choices, restore=restore)
     networks = {"dense": dense, "decoded": decoded, "finalized": finalized}
     rows = paired_latency(networks, example, rounds=rounds, threads=threads).to_json()
     found: dict[str, dict[str, Any]] = {

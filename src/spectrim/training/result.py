@@ -58,6 +58,7 @@ class FormInfo(TypedDict):
     input: list[int]  # shape
     ms: dict[str, float]  # least milliseconds by the name of the form
     taken: str  # its name
+    threads: NotRequired[int]  # that operations could use
 
 
 class CompressedInfo(TypedDict):
@@ -71,7 +72,9 @@ class CompressedInfo(TypedDict):
     macs: int  # in the forms that were taken
     macs_in_two_stages: NotRequired[int]  # with every layer that has rebuilt filters in two stages, if there is one
     latency_ms: float
-    forms: list[FormInfo]  # of layers with several; not in files of earlier versions
+    forms: list[
+        FormInfo
+    ]  # of layers with several, pointwise ones with bands beside dense; not in files of earlier versions
 
 
 class LayerInfo(TypedDict):

@@ -1,0 +1,126 @@
+"""What banded convolutions take in torch beside the dense layers that they stand for: measured one by one, then all together."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from spectrim.kernels.building import could_build
+from spectrim.measure.choice import WHOLE, Choice, fastest, inputs_of
+from spectrim.measure.settling import chain_where_faster_, dense_form
+from spectrim.nn.band_groups import GroupedBandsConv2d
+from spectrim.nn.pointwise import BandedPointwiseConv2d
+from spectrim.surgery.channels import still
+from spectrim.surgery.edits import replace_module_
+
+_MARGIN = 0.05
+"""By which share of its time a form must lose to be called slower."""
+_WHOLE_MARGIN = 0.01
+_SECONDS, _WHOLE_SECONDS = 0.03, 0.2
+"""To spend on timing each form of a layer, and of the whole model."""
+
+
+def settle_bands_(model: nn.Module, example: Tensor, *, restore: bool) -> list[Choice]:
+    """Put the form that runs in torch in the place of each banded convolution, and measure it against the dense layer.
+
+    Args:
+        model: With banded convolutions, trained or finalized. It computes what it did, unless frequencies are restored.
+        example: One batch of the size and on the device where it will run.
+        restore: Whether a layer whose bands do not run faster is the dense one again, with all frequencies; and all layers are,
+            where the whole is no faster for the others.
+
+    Returns:
+        What was measured and taken: of each stream that can stay a spectrum (``apart``, ``chained`` or ``dense``), of each other layer
+        (``dense`` or ``banded``), and of the whole model under the name ``(the model)``, ``banded`` being the model as it is now. Layers that
+        do not run are not in it.
+    """
+    if not any(isinstance(each, GroupedBandsConv2d | BandedPointwiseConv2d) for each in model.modules()):
+        return []
+    dense = _with_dense_layers(model)
+    choices = chain_where_faster_(model, example, restore=restore)
+    layers = {
+        path: each
+        for path, each in model.named_modules()
+        if path and isinstance(each, GroupedBandsConv2d | BandedPointwiseConv2d)
+    }
+    inputs = inputs_of(model, list(layers), example)
+    for path, layer in layers.items():
+        banded = layer.finalized()
+        replace_module_(model, layer, banded)
+        if path not in inputs or not isinstance(banded, GroupedBandsConv2d):
+            continue  # with nothing cut it is dense
+        plain = dense.get_submodule(path)
+        with still(banded), still(plain):
+            choice = fastest({"dense": plain, "banded": banded}, inputs[path], site=path, seconds=_SECONDS)
+        if not restore:
+            choice = replace(choice, taken="banded")
+        elif choice.taken == "dense":
+            replace_module_(model, banded, plain)
+        choices.append(choice)
+    if all(choice.taken == "dense" for choice in choices):
+        return choices
+    with still(model), still(dense):
+        whole = fastest(
+            {"dense": dense, "banded": model}, example, site=WHOLE, margin=_WHOLE_MARGIN, seconds=_WHOLE_SECONDS
+        )
+    if not restore:
+        whole = replace(whole, taken="banded")
+    elif whole.taken == "dense":
+        _become_(model, dense)
+        choices = [replace(choice, taken="dense") for choice in choices]
+    return [*choices, whole]
+
+
+def advice(choices: Sequence[Choice], example: Tensor) -> str | None:
+    """One sentence to a user whose banded convolutions could run faster; None where there are none, or nothing is better known.
+
+    Args:
+        choices: What :func:`settle_bands_` measured.
+        example: What it was measured on.
+    """
+    layers = [
+        choice for choice in choices if choice.site != WHOLE and ("banded" in choice.ms or choice.taken == "chained")
+    ]
+    slower = [choice for choice in layers if _loses(choice)]
+    kernels = example.is_cpu and example.dtype == torch.float32 and could_build()
+    if not layers or not (slower or kernels):
+        return None
+    said, ways = "banded convolutions run in plain torch here", []
+    if slower:
+        worst = max(slower, key=lambda choice: choice.ms[choice.taken] / choice.ms["dense"])
+        took = f"{worst.ms[worst.taken]:.3g} against {worst.ms['dense']:.3g} ms"
+        said = (
+            f"{len(slower)} of {len(layers)} banded convolutions run slower here than dense ones ({worst.site}: {took})"
+        )
+    if whole := next((choice for choice in choices if choice.site == WHOLE), None):
+        said += f", the model in {whole.ms['banded']:.3g} ms, with dense ones in {whole.ms['dense']:.3g} ms"
+    if kernels:
+        ways.append("call spectrim.kernels.build() first, which compiles a faster form once")
+    if slower:
+        ways.append("finalize_(..., restore=True), which gives layers that do not win all their frequencies back")
+    return f"{said}. To do: {'; or '.join(ways)}."
+
+
+def _loses(choice: Choice) -> bool:
+    """Whether what was taken runs slower than the dense form."""
+    return choice.ms["dense"] < (1 - _MARGIN) * choice.ms[choice.taken]
+
+
+def _with_dense_layers(model: nn.Module) -> nn.Module:
+    """Another model of the same tensors, with all frequencies in the layers that have bands."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    dense = copy.deepcopy(model, dict(shared))
+    for layer in list(dense.modules()):
+        if isinstance(layer, GroupedBandsConv2d | BandedPointwiseConv2d):
+            replace_module_(dense, layer, dense_form(layer))
+    return dense
+
+
+def _become_(model: nn.Module, other: nn.Module) -> None:
+    """Put the modules without children of another model in the places of those of another class."""
+    for path, module in list(other.named_modules()):
+        there = model.get_submodule(path)
+        if type(there) is not type(module) and not list(module.children()):
+            replace_module_(model, there, module)
