@@ -15,6 +15,7 @@ from spectrim.methods import pointwise_cuttable
 from spectrim.methods.spectra import read_spectra
 from spectrim.nn import BandedPointwiseConv2d, GroupedBandsConv2d, cut_offs
 from spectrim.surgery import coded
+from spectrim.surgery.linearity import streams
 
 
 def images(count=4, channels=3, size=16, seed=0):
@@ -118,6 +119,28 @@ def test_the_counts_are_those_of_mobilenet_v2():
     assert sum(edit.spec["macs"][0] for edit in plan.edits) == 267_939_840
     assert round(sum(edit.spec["macs"][2] for edit in plan.edits) / 1e6, 1) == 95.9
     assert {edit.spec["macs"][1] for edit in plan.edits} == {edit.spec["macs"][0] for edit in plan.edits}
+    costs = {edit.path: (edit.spec["macs"][0], edit.spec["macs"][2]) for edit in plan.edits}
+
+    def kept_for(left, *, selective):
+        """The share of every layer's coefficients at which the network multiplies so much, with the transforms."""
+
+        def total(share):
+            cut = [(share * dense + transforms, dense) for dense, transforms in costs.values()]
+            return 300_774_272 - 267_939_840 + sum(min(each) if selective else each[0] for each in cut)
+
+        low, high = 0.3, 1.0  # so much that the transforms are whole
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (low, middle) if total(middle) > left * 300_774_272 else (middle, high)
+        return round(low, 3)
+
+    assert kept_for(0.78, selective=False) == 0.395
+    assert kept_for(0.78, selective=True) == 0.474
+    inside = {edit.path: edit.spec["in"] / (edit.spec["in"] + edit.spec["out"]) for edit in plan.edits}
+    chained = streams(model, [x])
+    saved = sum(costs[path][1] * (1 - inside[path]) for stream in chained for path in stream.writers)
+    saved += sum(costs[path][1] * inside[path] for stream in chained for path in stream.readers)
+    assert round((sum(transforms for _, transforms in costs.values()) - saved) / 1e6, 1) == 79.9
     target = st.plan(model, st.PointwisePruning(target="macs:0.9", block=7), calibration=x)
     assert target.budget.dense == 300_774_272
     assert target.budget.left <= 0.9 * 300_774_272

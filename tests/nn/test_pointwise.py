@@ -5,10 +5,13 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from spectrim.errors import PlanError
 from spectrim.nn import BandedPointwiseConv2d, GroupedBandsConv2d, Learning, cut_offs
+from spectrim.nn.blockwise import to_blocks
 from spectrim.surgery import Plan, SwapModule
+from spectrim.transforms.scans import block_basis
 from spectrim.verbs import anneal_, finalize_, penalty
 
 WEIGHT, BIAS = torch.tensor([[1.0, 2], [-1, 3]]), torch.tensor([0.5, -1])
@@ -158,6 +161,35 @@ def test_a_normalisation_folds_into_weight_and_mean():
     torch.testing.assert_close(y.sum() / 7, torch.tensor(-0.175, dtype=torch.float64))  # the first coefficient
 
 
+def test_a_normalisation_has_the_statistics_in_frequencies_that_it_has_in_pixels():
+    x = 1 + 2 * torch.randn(3, 5, 14, 14, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    norm = nn.BatchNorm2d(5, momentum=1.0).double().train()
+    norm(x)
+    coefficients = to_blocks(x, (7, 7)) @ block_basis((7, 7), range(49)).T
+    mean = coefficients[..., 0].mean((0, 2)) / 7
+    var = coefficients.square().mean((0, 2, 3)) - mean.square()
+    torch.testing.assert_close(mean, norm.running_mean)
+    torch.testing.assert_close(var * 588 / 587, norm.running_var)
+
+
+@pytest.mark.parametrize(("kept", "gathers"), [([5, 3, 3, 2], 0), ([3, 5, 2, 3], 1)])
+def test_nothing_is_gathered_or_scattered_on_the_way_but_channels_that_are_not_sorted(kept, gathers):
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, function, _, args=(), kwargs=None):
+            names.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    names, x = [], torch.rand(2, 4, 8, 8)
+    groups = random_layer(4, 6, (4, 4), kept=kept).float().finalized().eval()
+    with torch.no_grad():
+        groups(x)  # which looks up the order of the channels
+        with Seen():
+            groups(x)
+    moved = [name for name in names if any(word in name for word in ("index", "gather", "scatter", "sparse", "take"))]
+    assert moved == ["aten.index_select.default"] * gathers
+    assert names.count("aten.mm.default") == 2 * len(set(kept)) + 1
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_in_half_precision_the_transform_stays_exact(dtype):
     module = random_layer(6, 9).to(dtype)
@@ -268,23 +300,25 @@ def known_cuts():
 
 
 def learned(weight, sigma, generator, *, lr, steps, target, price):
-    """Thresholds of 16 channels that see spectra of 49 coefficients; see the method's page for the experiment."""
-    from spectrim.transforms.bands import hard_counts, soft_band
-
-    theta = torch.ones(16, requires_grad=True)
-    optimizer = torch.optim.Adam([theta], lr=lr)
+    """What a layer of 16 channels that reads spectra of 49 coefficients learns to keep; see the method's page for the experiment."""
+    learning = Learning(cost=49.0, strength=price, rounds=0, levels=49)
+    module = BandedPointwiseConv2d(16, 32, (7, 7), bias=False, learning=learning)
+    net = nn.Sequential(module).train()
+    with torch.no_grad():
+        module.weight.copy_(weight[:, :, None, None])
+    optimizer = torch.optim.Adam(cut_offs(net), lr=lr)
+    anneal_(net, 0.0)
     for step in range(steps):
         x = torch.randn(64, 16, 49, generator=generator) * sigma
-        ramp = max(1.0, 4 * (1 - step / (0.8 * steps)))
-        band = soft_band(49 * theta, 49, ramp)
-        error = torch.einsum("oc,ncf->nof", weight, x * band - target(x))
-        loss = 0.5 * error.square().sum() / 64 + price * 49 * theta.sum()
+        maps, wanted = ((each @ module.basis).reshape(64, 16, 7, 7) for each in (x, target(x)))
+        wanted = nn.functional.conv2d(wanted, module.weight.detach())
+        loss = 0.5 * (net(maps) - wanted).square().sum() / 64 + penalty(net)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        with torch.no_grad():
-            theta.clamp_(1 / 49, 1)
-    return hard_counts(49 * theta, 49)
+        anneal_(net, 0.5 * (step + 1) / steps)
+    assert module._phase == "settled"
+    return module.kept.long()
 
 
 def test_learning_finds_cuts_that_are_known():
