@@ -287,6 +287,33 @@ def test_a_keep_that_is_no_number_is_refused():
         st.PointwisePruning(keep="half")
 
 
+def test_keep_beside_a_target_is_refused_and_is_not_told_of_a_method_with_one():
+    with pytest.raises(ValueError, match=r"exclude each other, got keep=0\.3 and target='macs:0\.8'\. Give one"):
+        st.PointwisePruning(keep=0.3, target="macs:0.8")
+    assert (st.PointwisePruning().keep, st.PointwisePruning(target="macs:0.8").keep) == (0.5, None)
+    assert repr(st.PointwisePruning(target="macs:0.8")) == "PointwisePruning(target='macs:0.8')"
+    assert repr(st.PointwisePruning()) == "PointwisePruning(keep=0.5)"
+
+
+def test_a_keep_for_layers_that_are_not_there_is_refused():
+    with pytest.raises(
+        st.SiteError,
+        match=r"keep=\{'zz': 0\.3\} matches none of the 2 pointwise layers of Sequential\. Nearest: '2', '4'",
+    ):
+        st.plan(network(), st.PointwisePruning(keep={"zz": 0.3}), calibration=images())
+    plan = st.plan(network(), st.PointwisePruning(keep={"zz": 0.3, "4": 0.5}, pays="always"), calibration=images())
+    assert [edit.path for edit in plan.edits] == ["4"]
+
+
+@pytest.mark.parametrize("asked", [{"keep": 0.5}, {"target": "macs:0.8"}])
+def test_a_block_of_one_pixel_has_nothing_to_cut(asked):
+    said = r"cannot be reached: a block of one pixel has one coefficient, its mean, which always stays\. Pass a larger block"
+    with pytest.raises(ValueError, match=said):
+        st.plan(network(), st.PointwisePruning(block=1, **asked), calibration=images())
+    whole = st.plan(network(), st.PointwisePruning(block=1, keep=1.0, pays="always"), calibration=images())
+    assert len(whole.edits) == 2
+
+
 def test_a_budget_that_cannot_be_reached_is_refused():
     with pytest.raises(ValueError, match=r"keep=0\.001 cannot be reached: with one coefficient in every block 0\.0156"):
         st.plan(network(), st.PointwisePruning(keep=0.001, pays="always"), calibration=images())

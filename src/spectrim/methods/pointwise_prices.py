@@ -71,6 +71,7 @@ def within_macs(layers: Mapping[str, Cuttable], target: Target, dense: int, pays
 
     if at(FREE)[1] <= target.limit(dense):
         return at(FREE)
+    _check_blocks(layers, f"target={str(target)!r}")
     return at(
         _price(
             lambda each: at(each)[1] <= target.limit(dense), f"target={str(target)!r}", lambda: at(PRICES[1])[1] / dense
@@ -99,7 +100,16 @@ def _price_for(layers: Mapping[str, Cuttable], keep: float) -> float:
     """The price at which some layers together keep so much."""
     if keep == 1 or not layers:
         return FREE
+    _check_blocks(layers, f"keep={keep:g}")
     return _price(lambda each: _share(layers, each) <= keep, f"keep={keep:g}", lambda: _share(layers, PRICES[1]))
+
+
+def _check_blocks(layers: Mapping[str, Cuttable], asked: str) -> None:
+    """Refuse blocks of which nothing can be cut."""
+    if layers and all(layer.frequencies == 1 for layer in layers.values()):
+        raise ValueError(
+            f"{asked} cannot be reached: a block of one pixel has one coefficient, its mean, which always stays. Pass a larger block, or 'auto'."
+        )
 
 
 def _price(met: Callable[[float], bool], asked: str, least: Callable[[], float]) -> float:

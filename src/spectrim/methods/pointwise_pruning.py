@@ -1,7 +1,7 @@
 """Dense pruning of pointwise convolutions: each input channel keeps its low frequencies, and the products stay dense."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from spectrim.budget import Budget, Target
 from spectrim.calibration import Calibration, images_of
+from spectrim.errors import SiteError
 from spectrim.kernels import build
 from spectrim.measure.compute import macs
 from spectrim.methods.method import Method
@@ -63,8 +64,8 @@ class PointwisePruning(Method, name="pointwise-pruning"):
     has to be trained. With ``learn`` these bands are only the start, and training moves them.
 
     Args:
-        keep: Fraction of the multiplications of the convolutions that are cut which stays at most, in (0, 1], transforms not counted; or
-            one per glob, first match wins (layers that match none stay whole). The price is that of keeping so much in all layers; those
+        keep: Fraction of the multiplications of the convolutions that are cut which stays at most, in (0, 1], transforms not counted; 0.5 if
+            neither this nor a target is given; or one per glob, first match wins (layers that match none stay whole). The price is that of keeping so much in all layers; those
             where a cut does not pay are then left dense.
         target: Instead of ``keep``, ``"macs:0.7"``: what the whole network may multiply, transforms included, relative to the dense
             one; or a number of multiply-accumulates for one image. Or ``"time:0.78"``: what one image may take, measured end to end on
@@ -101,7 +102,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
       2  keep ... % of the coefficients of 8 x 8 blocks, ... to ... in a channel: 2,097,152 → ... multiplications, and ... to transform
     """
 
-    keep: float | Mapping[str, float] = 0.5
+    keep: float | Mapping[str, float] | None = None
     target: str | None = None
     block: Block = "auto"
     order: str = "zigzag"
@@ -115,7 +116,13 @@ class PointwisePruning(Method, name="pointwise-pruning"):
     tie: Literal["stage"] | None = None
 
     def __post_init__(self) -> None:
-        for keep in self.keep.values() if isinstance(self.keep, Mapping) else (self.keep,):
+        if self.keep is not None and self.target is not None:
+            raise ValueError(
+                f"keep and target exclude each other, got keep={self.keep!r} and target={self.target!r}. Give one of them."
+            )
+        if self.keep is None and self.target is None:
+            object.__setattr__(self, "keep", 0.5)
+        for keep in self.keep.values() if isinstance(self.keep, Mapping) else (self.keep,) * (self.keep is not None):
             if isinstance(keep, bool) or not isinstance(keep, int | float):
                 raise TypeError(f"keep must be a number in (0, 1] or a mapping from glob to number, got {keep!r}.")
             if not 0 < keep <= 1:
@@ -166,7 +173,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
                 images of the training set are enough.
 
         Raises:
-            SiteError: ``where`` matches nothing.
+            SiteError: ``where`` matches nothing, or no glob of ``keep`` does.
             OrderError: The model already carries codes, or the convolutions asked for are already swapped.
             ValueError: There is no calibration, or the budget cannot be reached.
             DataError: The calibration is empty, holds NaN, or does not go through the model.
@@ -260,6 +267,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             for site in candidates
         }
         sample = Sample()
+        self._check_globs(model, [site for site in candidates if not skipped[site.path]])
         hosts = {site.path: site.module for site in candidates if not skipped[site.path]}
         readings = read_spectra(
             model,
@@ -278,13 +286,25 @@ class PointwisePruning(Method, name="pointwise-pruning"):
                 skipped[path] = "is not called as a layer"
             elif reading.reason:
                 skipped[path] = reading.reason
-            elif sites.per_site(self.keep, site) is None:
+            elif self.keep is not None and sites.per_site(self.keep, site) is None:
                 skipped[path] = "no pattern of keep matches"
             elif isinstance(host, Pointwise):
                 layers[path] = Cuttable.of(host, reading, self.order, self.levels)
         if self.score == "measured":
             layers = corrected(model, layers, sample.images())
         return _Read(layers, skipped, first)
+
+    def _check_globs(self, model: nn.Module, candidates: Sequence[Site]) -> None:
+        """Refuse fractions that fit no layer."""
+        if not isinstance(self.keep, Mapping) or not candidates:
+            return
+        if all(sites.per_site(self.keep, site) is None for site in candidates):
+            names = [site.path for site in candidates]
+            nearest = sites.nearest_names(next(iter(self.keep), ""), names) or names[:3]
+            raise SiteError(
+                f"keep={dict(self.keep)!r} matches none of the {len(names)} pointwise layers of {type(model).__name__}. "
+                f"Nearest: {', '.join(map(repr, nearest))}."
+            )
 
     def _course(self) -> Course:
         asked = float(self.keep) if self.target is None and isinstance(self.keep, int | float) else None
