@@ -169,6 +169,7 @@ def test_export_says_how_many_layers_read_all_frequencies_again(shell, artifact,
     status, out, _ = shell("export", TINY, artifact, "--out", tmp_path / "model.onnx", *FIT)
     assert status == 0
     assert "1 of 2 cut pointwise layers are faster dense there, and read all frequencies again\n" in out
+    assert "the layers above, each between its neighbours: 3 ms dense → 4 ms in onnxruntime, one thread\n" in out
 
 
 @pytest.mark.parametrize("method", ["cfdp", "pointwise-pruning"])
@@ -347,6 +348,8 @@ def test_bench_restores_bands_that_lose_if_asked_and_warns_in_a_sentence(shell, 
         warnings.simplefilter("always")
         status, out, err = shell("bench", PIXELS, tmp_path / "m.safetensors", *asked, *["--restore"] * restore)
     assert status == 0, err
+    counted = [line.split()[0] for line in out.splitlines() if re.search(r" MACs \([\d,]+ without transforms\)", line)]
+    assert counted == (["decoded"] if restore else ["decoded", "finalized"])
     assert f"head: {'dense' if restore else 'banded'} (dense 1.0000, banded 2.0000 ms)" in out
     slower = [each for each in caught if "run slower here than dense ones" in str(each.message)]
     assert len(slower) == (not restore)

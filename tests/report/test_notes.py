@@ -2,7 +2,7 @@
 
 import pytest
 
-from spectrim.report.forms import rows
+from spectrim.report.forms import rows, summary
 from spectrim.report.notes import notes
 
 
@@ -81,3 +81,11 @@ def test_a_network_that_is_no_faster_is_put_down_to_calls_only_where_nothing_bet
     assert rows(result)[0] == {
         "site": "a", "input": "1×8×4×4", "ms": "dense 0.200 · banded 0.300", "taken": "banded", "share": "1.50",
     }  # fmt: skip
+
+
+def test_one_line_says_how_many_layers_lose_by_their_bands():
+    form = {"site": "a", "ms": {"dense": 0.2, "banded": 0.3}, "taken": "banded"}
+    assert summary({"compressed": {"forms": [form, form]}}) == (
+        "2 pointwise layers were timed dense and with bands: 2 slower with bands, which spectrim bench --restore makes dense"
+    )
+    assert summary({"compressed": {"forms": [form | {"taken": "dense"}]}}) == ""

@@ -93,3 +93,12 @@ def test_a_cut_network_has_no_lines_about_codes():
     assert "coded" not in printed
     assert "coefficients" not in printed
     assert "other tensors" in printed
+
+
+def test_multiplications_are_told_with_and_without_transforms():
+    result = {"dense": {"macs": 50}, "compressed": {"macs": 40, "macs_without_transforms": 25}}
+    rows = before_after(result).rows
+    assert [row for row in rows if row[0] == "multiply-adds"] == [["multiply-adds", "50", "40", "20 % fewer"]]
+    assert [row for row in rows if row[0] == "  without transforms"] == [
+        ["  without transforms", "50", "25", "2x fewer"]
+    ]

@@ -43,6 +43,11 @@ def test_the_plan_that_was_checked_is_carried_out_unless_training_comes_before(p
     result = run(settle(job(dense_epochs=dense_epochs)), tmp_path)
     assert len(plans) == count
     assert [edit["path"] for edit in result["plans"][0]["edits"]] == [edit.path for edit in plans[-1].edits] == ["2"]
+    (whole, kept, transforms), left = plans[-1].edits[0].spec["macs"], result["compressed"]
+    assert left["macs_without_transforms"] == result["dense"]["macs"] - whole + kept == left["macs"] - transforms
+    assert [(form["site"], list(form["ms"])) for form in left["forms"]] == [
+        ("2", ["dense", "banded"]), ("(the model)", ["dense", "banded"]),
+    ]  # fmt: skip
 
 
 def test_that_planning_to_a_time_takes_long_is_said_before_it_begins(monkeypatch):

@@ -56,7 +56,11 @@ def bench(
         return
     for name, row in found.items():
         speedup = f"  {row['speedup']:.2f}x as fast" if "speedup" in row else ""
-        typer.echo(f"{name:<10} {row['min']:>9.3f} ms (median {row['median']:.3f})  {row['macs']:>14,} MACs{speedup}")
+        without = row.get("macs_without_transforms")
+        told = "" if without is None else f" ({without:,} without transforms)"
+        typer.echo(
+            f"{name:<10} {row['min']:>9.3f} ms (median {row['median']:.3f})  {row['macs']:>14,} MACs{told}{speedup}"
+        )
     for form in found["finalized"].get("forms", []):
         times = ", ".join(f"{name} {ms:.4f}" for name, ms in form["ms"].items())
         typer.echo(f"  {form['site']}: {form['taken']} ({times} ms)")

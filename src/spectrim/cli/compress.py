@@ -164,7 +164,7 @@ def compress(
         )
         reporter = OnConsole()
         setting = settle(job, cpu=cpu, say=reporter.say)
-    from spectrim.report import before_after
+    from spectrim.report import before_after, forms
     from spectrim.training import watched
     from spectrim.training.run import run
 
@@ -181,6 +181,8 @@ def compress(
         raise StoppedError(str(error)) from error
     if setting.accelerator.is_main_process:
         typer.echo(f"\n{before_after(result)}\n")
+        if told := forms.summary(result):
+            typer.echo(f"{told}\n")
         for name in ("artifact", "report"):
             if (out / result["files"][name]).is_file():
                 typer.echo(f"{name:<9} {out / result['files'][name]}")

@@ -1,12 +1,16 @@
 """``spectrim export``: a file for another runtime."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from spectrim.cli import options
 from spectrim.cli.errors import values
+
+if TYPE_CHECKING:
+    from spectrim.measure.choice import Choice
 
 
 def export(
@@ -44,6 +48,8 @@ def export(
         difference = export_onnx(network, example_for(model, network, fit), out, choices)
     for choice in choices:
         typer.echo(str(choice))
+    if told := _together(choices):
+        typer.echo(told)
     bands = [choice for choice in choices if "flat" in choice.ms]
     if whole := [choice for choice in bands if choice.taken == "dense"]:
         typer.echo(
@@ -53,3 +59,14 @@ def export(
         f"{out}: {out.stat().st_size:,} bytes of {form.upper()}, "
         f"largest difference to torch {difference:.1e} in onnxruntime"
     )
+
+
+def _together(choices: "Sequence[Choice]") -> str:
+    """What all that was measured takes: the whole network where that was timed, else the layers, each with what stands beside it."""
+    whole = [choice for choice in choices if choice.site.startswith("(")]
+    known = [choice for choice in whole or choices if {"dense", choice.taken} <= choice.ms.keys()]
+    if not known:
+        return ""
+    dense, taken = (sum(choice.ms[name or choice.taken] for choice in known) for name in ("dense", ""))
+    what = "the network" if whole else "the layers above, each between its neighbours"
+    return f"{what}: {dense:.3g} ms dense → {taken:.3g} ms in onnxruntime, one thread"

@@ -17,7 +17,7 @@ from spectrim.surgery.edits import replace_module_
 
 _MARGIN = 0.05
 """By which share of its time a form must lose to be called slower."""
-_WHOLE_MARGIN = 0.01
+_WHOLE_MARGIN = 0.03
 _SECONDS, _WHOLE_SECONDS = 0.03, 0.2
 """To spend on timing each form of a layer, and of the whole model."""
 
@@ -59,7 +59,7 @@ def settle_bands_(model: nn.Module, example: Tensor, *, restore: bool) -> list[C
         elif choice.taken == "dense":
             replace_module_(model, banded, plain)
         choices.append(choice)
-    if all(choice.taken == "dense" for choice in choices):
+    if not any(choice.taken in ("banded", "chained") for choice in choices):
         return choices
     with still(model), still(dense):
         whole = fastest(
@@ -97,9 +97,11 @@ def advice(choices: Sequence[Choice], example: Tensor) -> str | None:
     if whole := next((choice for choice in choices if choice.site == WHOLE), None):
         said += f", the model in {whole.ms['banded']:.3g} ms, with dense ones in {whole.ms['dense']:.3g} ms"
     if kernels:
-        ways.append("call spectrim.kernels.build() first, which compiles a faster form once")
+        ways.append("call spectrim.kernels.build() first (spectrim bench --kernels), which compiles a faster form once")
     if slower:
-        ways.append("finalize_(..., restore=True), which gives layers that do not win all their frequencies back")
+        ways.append(
+            "finalize_(..., restore=True) (spectrim bench --restore), which gives layers that do not win all their frequencies back"
+        )
     return f"{said}. To do: {'; or '.join(ways)}."
 
 

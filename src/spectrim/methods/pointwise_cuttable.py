@@ -129,3 +129,7 @@ class Timed(NamedTuple):
     def wins(self) -> bool:
         """Whether the cut form is faster by more than chance."""
         return self.cut < (1 - _MARGIN) * self.dense
+
+    def __str__(self) -> str:
+        """In milliseconds, as a convolution first."""
+        return f"{1000 * self.dense:.3g} against {1000 * self.cut:.3g} ms"

@@ -32,15 +32,16 @@ def corrected(model: nn.Module, layers: Mapping[str, Cuttable], x: Tensor) -> di
         layers: By path, what they lose to first order.
         x: Images.
     """
-    tried = keeping(layers, dict.fromkeys(layers, _KEEP), "always")
-    for path, layer in layers.items():
+    cut = {path: layer for path, layer in layers.items() if layer.frequencies > 1}
+    tried = keeping(cut, dict.fromkeys(cut, _KEEP), "always")
+    for path, layer in cut.items():
         if not _said(layer, tried[path]) > 0:  # nothing to try: then what it would keep half of by itself
             tried |= keeping({path: layer}, {path: _KEEP}, "always")
     with still(model), torch.no_grad():
         wanted = _leaves(see(model, x, 0))
-        return {
+        return {**layers} | {
             path: replace(layer, rest=layer.rest * _factor(model, path, layer, tried[path], x, wanted))
-            for path, layer in layers.items()
+            for path, layer in cut.items()
         }
 
 

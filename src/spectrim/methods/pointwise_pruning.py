@@ -1,7 +1,7 @@
 """Dense pruning of pointwise convolutions: each input channel keeps its low frequencies, and the products stay dense."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -20,7 +20,7 @@ from spectrim.methods.pointwise_maps import linear_layers_on_maps
 from spectrim.methods.pointwise_measured import corrected
 from spectrim.methods.pointwise_prices import PRICES, faster_bands, keeping, within_macs
 from spectrim.methods.pointwise_specs import Course, Weigh, spec_of
-from spectrim.methods.pointwise_time import Pace, within_time
+from spectrim.methods.pointwise_time import within_time
 from spectrim.methods.sample import Sample
 from spectrim.methods.spectra import Block, Score, read_spectra
 from spectrim.methods.tying import streams_of, together
@@ -122,7 +122,8 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             )
         if self.keep is None and self.target is None:
             object.__setattr__(self, "keep", 0.5)
-        for keep in self.keep.values() if isinstance(self.keep, Mapping) else (self.keep,) * (self.keep is not None):
+        asked: Iterable[object] = self.keep.values() if isinstance(self.keep, Mapping) else (self.keep,)
+        for keep in asked if self.target is None else ():
             if isinstance(keep, bool) or not isinstance(keep, int | float):
                 raise TypeError(f"keep must be a number in (0, 1] or a mapping from glob to number, got {keep!r}.")
             if not 0 < keep <= 1:
@@ -212,7 +213,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             tied,
         )
         layers = {path: replace(layer, rest=rests[path]) for path, layer in layers.items()}
-        keeps = {path: sites.per_site(self.keep, _site(model, path)) or 1.0 for path in layers}
+        keeps = {path: self._keep_of(_site(model, path)) or 1.0 for path in layers}
         budget, loses = None, self.pays
         slower: dict[str, Timed] = {}
 
@@ -244,8 +245,9 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             dense = macs(model, first[:1])
             bands, left = within_macs(layers, target, dense, self.pays)
             budget = Budget(target=str(target), dense=dense, left=left)
+        times = paces if by_time else slower
         lost = {
-            path: _LOSES[loses] + _measured(slower.get(path), paces.get(path) if by_time else None)
+            path: f"{_LOSES[loses]} ({times[path]})" if path in times else _LOSES[loses]
             for path in layers
             if path not in bands
         }
@@ -286,7 +288,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
                 skipped[path] = "is not called as a layer"
             elif reading.reason:
                 skipped[path] = reading.reason
-            elif self.keep is not None and sites.per_site(self.keep, site) is None:
+            elif self._keep_of(site) is None:
                 skipped[path] = "no pattern of keep matches"
             elif isinstance(host, Pointwise):
                 layers[path] = Cuttable.of(host, reading, self.order, self.levels)
@@ -294,11 +296,15 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             layers = corrected(model, layers, sample.images())
         return _Read(layers, skipped, first)
 
+    def _keep_of(self, site: Site) -> float | None:
+        """What a layer keeps by ``keep``, all of it with a target; None where no glob matches."""
+        return 1.0 if self.keep is None else sites.per_site(self.keep, site)
+
     def _check_globs(self, model: nn.Module, candidates: Sequence[Site]) -> None:
         """Refuse fractions that fit no layer."""
         if not isinstance(self.keep, Mapping) or not candidates:
             return
-        if all(sites.per_site(self.keep, site) is None for site in candidates):
+        if all(self._keep_of(site) is None for site in candidates):
             names = [site.path for site in candidates]
             nearest = sites.nearest_names(next(iter(self.keep), ""), names) or names[:3]
             raise SiteError(
@@ -309,15 +315,6 @@ class PointwisePruning(Method, name="pointwise-pruning"):
     def _course(self) -> Course:
         asked = float(self.keep) if self.target is None and isinstance(self.keep, int | float) else None
         return Course(asked=asked, weigh=self.weigh, strength=self.strength, rounds=self.rounds, levels=self.levels)
-
-
-def _measured(timed: Timed | None, pace: Pace | None) -> str:
-    """The milliseconds behind a decision: as a convolution, and cut; or with the narrowest and the widest bands."""
-    if timed is not None:
-        return f" ({1000 * timed.dense:.3g} against {1000 * timed.cut:.3g} ms)"
-    if pace is not None:
-        return f" ({1000 * pace.dense:.3g} against {1000 * pace.least:.3g} to {1000 * pace.whole:.3g} ms)"
-    return ""
 
 
 def _site(model: nn.Module, path: str) -> Site:

@@ -53,6 +53,10 @@ class Pace:
         """With this share of the coefficients, along a line between both ends."""
         return self.least + self.slope * share
 
+    def __str__(self) -> str:
+        """In milliseconds, as a convolution first."""
+        return f"{1000 * self.dense:.3g} against {1000 * self.least:.3g} to {1000 * self.whole:.3g} ms"
+
 
 def pace(geometry: Geometry, size: Sequence[int]) -> Pace:
     """Measure a layer, its channels sorted, in the memory format that it runs best in."""

@@ -50,3 +50,20 @@ def slower(result: Mapping[str, Any]) -> tuple[int, int]:
         if (dense := number(form, "ms", "dense")) and (taken := number(form, "ms", text(form, "taken")))
     ]
     return sum(taken > _SLOWER * dense for dense, taken in banded), len(banded)
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """One line on the layers with bands; empty where there are none.
+
+    >>> summary({"compressed": {"forms": [{"site": "a", "ms": {"dense": 1.0, "banded": 0.5}, "taken": "banded"}]}})
+    '1 pointwise layer was timed dense and with bands: none slower with bands'
+    """
+    losing, banded = slower(result)
+    if not banded:
+        return ""
+    were = "was" if banded == 1 else "were"
+    return f"{units.plural(banded, 'pointwise layer')} {were} timed dense and with bands: " + (
+        f"{losing} slower with bands, which spectrim bench --restore makes dense"
+        if losing
+        else "none slower with bands"
+    )

@@ -128,6 +128,8 @@ def before_after(result: Mapping[str, Any]) -> Table:
     compare("multiply-adds", macs, number(result, "compressed", "macs"), units.short, "fewer more")
     if (staged := number(result, "compressed", "macs_in_two_stages")) is not None:
         compare("  in two stages", macs, staged, units.short, "fewer more")
+    if (without := number(result, "compressed", "macs_without_transforms")) is not None:
+        compare("  without transforms", macs, without, units.short, "fewer more")
     old, new = (units.milliseconds(number(result, side, "latency_ms")) for side in ("dense", "compressed"))
     rows.append(["time per image", old, new, time_changed(result)])
     known = [row for row in rows if any(cell not in {"", units.MISSING} for cell in row[1:])]

@@ -9,6 +9,7 @@ import spectrim
 from spectrim.measure import macs, paired_latency
 from spectrim.measure.choice import Choice
 from spectrim.measure.clock import threads_set
+from spectrim.measure.without_transforms import macs_without_transforms
 from spectrim.training.clocked import made_ready_
 from spectrim.training.metric import NAMES, evaluate
 from spectrim.training.models import Fit, build, example_for
@@ -79,7 +80,8 @@ def compare_speed(
 
     Returns:
         For ``dense``, ``decoded`` and ``finalized``: ``min``, ``median`` (milliseconds), ``macs``, and ``speedup``
-        over the dense network; for the last ``forms`` too, what was measured of layers that have several.
+        over the dense network; ``macs_without_transforms`` where layers have bands; for the last ``forms`` too, what was measured of
+        layers that have several.
     """
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() and not cpu else None
     device = torch.device("cpu") if device is None else device
@@ -96,6 +98,9 @@ def compare_speed(
     found: dict[str, dict[str, Any]] = {
         name: {**row, "macs": macs(networks[name], example)} for name, row in rows.items()
     }
+    for name, network in networks.items():
+        if (without := macs_without_transforms(network, example)) is not None:
+            found[name]["macs_without_transforms"] = without
     if choices:
         found["finalized"]["forms"] = [choice.to_json() for choice in choices]
     return found

@@ -14,6 +14,7 @@ from spectrim.artifact import ByteCounts
 from spectrim.measure import hardware, macs, numbers, paired_latency, parameters, state_bytes, versions
 from spectrim.measure.choice import Choice
 from spectrim.measure.staged import macs_in_two_stages
+from spectrim.measure.without_transforms import macs_without_transforms
 from spectrim.methods import Method
 from spectrim.nn.spectral import SpectralCodec
 from spectrim.report import rebuilt_layers, spectra
@@ -82,6 +83,8 @@ def outcome(setting: Setting, state: State, folder: Path, size: ByteCounts) -> R
         compressed["rebuilt_numbers"] = sum(row.stored for row in remade)
     if staged is not None:
         compressed["macs_in_two_stages"] = staged
+    if (without := macs_without_transforms(final, example)) is not None:
+        compressed["macs_without_transforms"] = without
     return Result(
         format=1,
         model={"name": job.model, "architecture": type(dense).__name__, "weights": described["weights"]},

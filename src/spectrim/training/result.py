@@ -71,6 +71,9 @@ class CompressedInfo(TypedDict):
     bytes: ByteCounts
     macs: int  # in the forms that were taken
     macs_in_two_stages: NotRequired[int]  # with every layer that has rebuilt filters in two stages, if there is one
+    macs_without_transforms: NotRequired[
+        int
+    ]  # of these, those that are no transforms, where pointwise layers have bands
     latency_ms: float
     forms: list[
         FormInfo
