@@ -79,8 +79,23 @@ def test_what_the_page_says_of_longer_schedules_is_in_the_file():
     for distance, text in zip(said, ("3.7", "1.1", "7.3", "2.2"), strict=True):
         assert abs(distance - float(text)) < 0.06
         assert text in page
+    equal = next(each["accuracy"] for each in entries if each["arm"] == "resnet20-51-pruned-longer")
+    for arm, text in (("outputs", "0.8"), ("rebuilt", "2.0")):
+        assert abs(equal - found[f"{arm}-longer"]["accuracy"] - float(text)) < 0.06
+        assert text in page
     refit = [each["accuracy"] for each in entries if each["arm"] == "resnet20-48-pruned-refit"]
     assert statistics.fmean(refit) > found["pruned"]["accuracy"] + 0.9
+
+
+def test_fits_of_what_filters_write_close_as_much_of_the_gap_as_the_page_says():
+    entries = json.loads((tables.RESULTS / "template_cifar10.json").read_text())["entries"]
+
+    def mean(arm: str) -> float:
+        return statistics.fmean(each["accuracy"] for each in entries if each["arm"] == arm)
+
+    for budget in ("resnet20-36", "resnet20-48", "resnet20-56", "resnet56-36", "resnet56-48", "resnet56-56"):
+        pruned, outputs, rebuilt = (mean(f"{budget}-{way}") for way in ("pruned", "outputs", "rebuilt"))
+        assert 0.32 < (outputs - rebuilt) / (pruned - rebuilt) < 0.61, budget
 
 
 def test_what_the_page_says_of_two_stages_in_plain_torch_is_in_the_file():
