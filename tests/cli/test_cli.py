@@ -310,7 +310,7 @@ def test_methods_are_listed_with_their_settings(shell):
     assert keeps == {
         "cfdp": None,
         "frequency-regularization": 0.01,
-        "pointwise-pruning": 0.5,
+        "pointwise-pruning": None,
         "reconstructed-filters": None,
     }
     assert all(row["meanings"].keys() == row["settings"].keys() and all(row["meanings"].values()) for row in rows)
