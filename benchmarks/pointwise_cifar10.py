@@ -75,6 +75,8 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
         "score": "measured",
         "repair": True,
     },
+    "measured .7, repaired": {"kind": "bands", "keep": 0.7, "levels": FINE, "score": "measured", "repair": True},
+    "measured .6, repaired": {"kind": "bands", "keep": 0.6, "levels": FINE, "score": "measured", "repair": True},
     "output .7": {"kind": "bands", "keep": 0.7, "levels": FINE},
     "energy .7": {"kind": "bands", "keep": 0.7, "levels": FINE, "score": "energy"},
     "24 pixels": {"kind": "pixels", "side": 24},
@@ -88,7 +90,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "28 pixels": {"kind": "pixels", "side": 28},
 }
 """In the order in which they are run. ``tune``: trained on; the others see no label."""
-FIRST = 10
+FIRST = 12
 """So many arms are run for all seeds before the others."""
 
 ABOUT = (
