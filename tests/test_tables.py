@@ -98,6 +98,19 @@ def test_fits_of_what_filters_write_close_as_much_of_the_gap_as_the_page_says():
         assert 0.32 < (outputs - rebuilt) / (pruned - rebuilt) < 0.61, budget
 
 
+def test_what_the_page_says_of_small_images_is_in_the_file():
+    document = json.loads((tables.RESULTS / "pointwise_cifar10.json").read_text())
+    dense = {each["seed"]: each["accuracy"] for each in document["entries"] if each["arm"] == "dense"}
+    times = {(each["arm"], each["batch"]): each["time"] for each in document["times"] if each["threads"] == 1}
+    for keep, most, time in ((".7", 1.0, 0.85), (".6", 1.5, 0.8)):
+        arm = f"measured {keep}, repaired"
+        lost = [dense[each["seed"]] - each["accuracy"] for each in document["entries"] if each["arm"] == arm]
+        assert len(lost) == 3
+        assert max(lost) < most
+        assert times[arm, 8] < time
+        assert times[arm, 1] > 0.9
+
+
 def test_what_the_page_says_of_two_stages_in_plain_torch_is_in_the_file():
     rows = json.loads((tables.RESULTS / "template_layers.json").read_text())["rows"]
     page = (tables.ROOT / "docs" / "methods" / "reconstructed-filters.md").read_text()
