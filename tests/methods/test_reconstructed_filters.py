@@ -544,3 +544,20 @@ def test_gradients_rank_filters_only_once_there_were_some():
     net(torch.rand(2, 3, 8, 8)).square().sum().backward()
     st.anneal_(net, 0.5)
     assert len(net[1].pruned) == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"family": "rotation"}, "each starts as its template, as start='lstsq' fits no rotation maps"),
+        ({"family": "matrix", "start": "outputs"}, "each starts closest to its filter, as start='outputs'"),
+        ({"family": "rotation", "start": "ones"}, ""),
+        ({"start": "outputs"}, ""),
+    ],
+)
+def test_the_plan_says_where_a_family_cannot_start_as_asked(settings, said):
+    plan = st.plan(
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3)), st.ReconstructedFilters(keep=0.5, **settings)
+    )
+    note = plan.edits[0].note
+    assert said in note if said else "starts" not in note

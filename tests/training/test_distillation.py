@@ -16,6 +16,7 @@ from spectrim.training.job import Job
 from spectrim.training.recipe import Recipe
 from spectrim.training.run import run
 from spectrim.training.setting import settle
+from tests.training.jobs import Killed
 
 STUDENT, TEACHER, CLASS = torch.tensor([[1.0, 0.0, -1.0]]), torch.tensor([[2.0, 0.0, -2.0]]), torch.tensor([0])
 
@@ -97,21 +98,9 @@ def test_the_share_and_the_temperature_are_part_of_the_result(whole):
     assert "distill" in (whole[0] / "report.html").read_text()
 
 
-class Killed(BaseException):
-    """Nothing in the program may catch this."""
-
-
 @pytest.mark.parametrize("count", [3, 4])  # 11 steps an epoch: the end of the dense network; amid the other
-def test_a_killed_run_finds_its_teacher_again(whole, tmp_path, monkeypatch, count):
-    write, written = Checkpoint.write, []
-
-    def write_and_die(self, path):
-        write(self, path)
-        written.append(path)
-        if len(written) == count:
-            raise Killed
-
-    monkeypatch.setattr(Checkpoint, "write", write_and_die)
+def test_a_killed_run_finds_its_teacher_again(whole, tmp_path, killed_after, count):
+    killed_after(count)
     with pytest.raises(Killed):
         run(settle(job()), tmp_path, checkpoint_every=9)
     assert Checkpoint.read(tmp_path / "checkpoint.safetensors").notes["phase"] == 1

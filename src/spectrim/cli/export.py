@@ -63,7 +63,9 @@ def export(
 
 def _together(choices: "Sequence[Choice]") -> str:
     """What all that was measured takes: the whole network where that was timed, else the layers, each with what stands beside it."""
-    whole = [choice for choice in choices if choice.site.startswith("(")]
+    from spectrim.measure.choice import WHOLE
+
+    whole = [choice for choice in choices if choice.site == WHOLE]
     known = [choice for choice in whole or choices if {"dense", choice.taken} <= choice.ms.keys()]
     if not known:
         return ""

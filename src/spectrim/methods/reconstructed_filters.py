@@ -182,8 +182,12 @@ class ReconstructedFilters(Method, name="reconstructed-filters"):
         return next(n for n in range(min(self.groups, sizes.inside), 0, -1) if sizes.inside % n == 0)
 
     def _note(self, sizes: ConvSizes, pruned: int, settings: Rebuilding) -> str:
-        """How many filters of a layer would be rebuilt if training moved nothing, and why in other groups than those asked for."""
+        """How many filters of a layer would be rebuilt if training moved nothing, and what is done otherwise than asked for."""
         said = "keep=1 rebuilds none" if settings.keep == 1 else f"about {pruned} at the present magnitudes"
+        if self.start != "ones" and self.family not in ("scalar", "matrix"):
+            said += f"; each starts as its template, as start={self.start!r} fits no {self.family} maps"
+        elif self.start == "outputs" and self.family == "matrix":
+            said += "; each starts closest to its filter, as start='outputs' fits scalar factors alone"
         if (groups := self._groups(sizes)) == self.groups:
             return said
         return f"{groups} {'group' if groups == 1 else 'groups'}, as {self.groups} does not divide {sizes.inside} channels; {said}"

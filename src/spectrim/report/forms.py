@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from spectrim.measure.choice import WHOLE
 from spectrim.report import units
 from spectrim.report.reading import at, mappings, number, text
 
@@ -46,7 +47,7 @@ def slower(result: Mapping[str, Any]) -> tuple[int, int]:
     banded = [
         (dense, taken)
         for form in mappings(result, "compressed", "forms")
-        if text(form, "taken") in {"banded", "chained"} and not text(form, "site").startswith("(")
+        if text(form, "taken") in {"banded", "chained"} and text(form, "site") != WHOLE
         if (dense := number(form, "ms", "dense")) and (taken := number(form, "ms", text(form, "taken")))
     ]
     return sum(taken > _SLOWER * dense for dense, taken in banded), len(banded)
