@@ -75,6 +75,12 @@ def test_groups_are_the_best_of_all_partitions():
             assert raised.unique().numel() <= most
 
 
+def test_as_many_groups_as_counts_leave_all_as_they_are_at_once():
+    counts = list(range(1, 1025)) * 2  # a search over all partitions of these would take minutes
+    assert grouped(counts, 1024) == [(2, count) for count in range(1024, 0, -1)]
+    assert rounded_up(torch.tensor(counts), 2000).tolist() == counts
+
+
 def test_no_group_at_all_is_refused():
     with pytest.raises(ValueError, match="groups must be at least 1, got 0"):
         grouped([1], 0)

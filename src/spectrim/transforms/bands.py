@@ -67,6 +67,8 @@ def grouped(counts: Sequence[int], groups: int) -> list[tuple[int, int]]:
         raise ValueError(f"groups must be at least 1, got {groups}.")
     levels = sorted(set(counts), reverse=True)
     of = Counter(counts)
+    if len(levels) <= groups:  # nothing has to be raised; with many levels the search below takes long
+        return [(of[level], level) for level in levels]
     ends = list(itertools.accumulate(of[level] for level in levels))  # channels of this level and above
     before = [0, *ends]
     # best[j]: the least cost of the first j levels with the groups used so far, and where its last group begins
