@@ -25,6 +25,8 @@ def banded_costs(net: nn.Module, dense: nn.Module, images: torch.Tensor) -> tupl
         products = positions * sizes.out_channels * int(kept.sum()) // sizes.frequencies
         sides = sum(sizes.block)
         transforms = positions * (int(kept.clamp(max=sides).sum()) + min(int(kept.max()), sides) * sizes.out_channels)
+        if bool((kept == sizes.frequencies).all()):  # which is finalized to a plain convolution
+            transforms = 0
         found += torch.tensor([whole, products, transforms])
     whole, kept, transforms = found.tolist()
     return whole, kept, transforms

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import statistics
 import subprocess
 import time
@@ -208,8 +209,16 @@ def trained_(
 
 
 def commit() -> str | None:
-    """What is measured; take it when the program starts, as the working tree may move on while it runs."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    """What is measured; take it when the program starts, as the working tree may move on while it runs.
+
+    Where a copy of the tree runs, which knows no history, ``SPECTRIM_COMMIT`` says what it is a copy of.
+    """
+    if told := os.environ.get("SPECTRIM_COMMIT"):
+        return told
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # there is no git
+        return None
     return done.stdout.strip() or None
 
 

@@ -13,7 +13,7 @@ checkpoint. Networks go to runs/pointwise_cifar10.
 import copy
 import itertools
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,16 +117,16 @@ class Smaller(nn.Module):
 class Both(torch.optim.SGD):
     """SGD for the weights, whose rate a plan sets, and Adam for the cut-offs, whose rate stays."""
 
-    def __init__(self, model: nn.Module, lr: float) -> None:
+    def __init__(self, model: nn.Module, lr: float, *, decay: float = 1e-4, cut_offs_lr: float = CUT_OFFS_LR) -> None:
         thetas = cut_offs(model)
         known = {id(each) for each in thetas}
         others = [each for each in model.parameters() if id(each) not in known]
         groups = [
-            {"params": [each for each in others if each.ndim > 1], "weight_decay": 1e-4},
+            {"params": [each for each in others if each.ndim > 1], "weight_decay": decay},
             {"params": [each for each in others if each.ndim <= 1], "weight_decay": 0.0},
         ]
         super().__init__(groups, lr=lr, momentum=0.9, nesterov=True)
-        self.adam = torch.optim.Adam(thetas, lr=CUT_OFFS_LR) if thetas else None
+        self.adam = torch.optim.Adam(thetas, lr=cut_offs_lr) if thetas else None
 
     def step(self, closure: Any = None) -> Any:
         """Both."""
@@ -139,21 +139,21 @@ class Both(torch.optim.SGD):
 # -- networks ---------------------------------------------------------------------------------------------------------
 
 
-def empty(arm: Mapping[str, Any]) -> nn.Module:
-    """What the artifact of an arm is loaded into."""
+def empty(arm: Mapping[str, Any], setting: Sequence[Sequence[int]] = SETTING) -> nn.Module:
+    """What the artifact of an arm is loaded into; the setting is torchvision's, of which the last column strides."""
     import torchvision
 
-    net = torchvision.models.mobilenet_v2(inverted_residual_setting=SETTING, num_classes=10, dropout=0.0)
+    net = torchvision.models.mobilenet_v2(inverted_residual_setting=setting, num_classes=10, dropout=0.0)
     net.features[0][0].stride = (1, 1)
     return Smaller(net, arm["side"]) if arm["kind"] == "pixels" else net
 
 
-def started(seed: int, train: Images) -> nn.Module:
+def started(seed: int, train: Images, setting: Sequence[Sequence[int]] = SETTING) -> nn.Module:
     """The network with ImageNet's weights and a fresh classifier."""
     from realdata import mobilenet_v2_weights
 
     torch.manual_seed(seed)
-    net = empty({"kind": "dense"})
+    net = empty({"kind": "dense"}, setting)
     known = {name: value for name, value in mobilenet_v2_weights().items() if not name.startswith("classifier")}
     net.load_state_dict(known, strict=False)
     with torch.no_grad():  # those weights were trained on images between -1 and 1
@@ -183,9 +183,9 @@ def unfold_(net: nn.Module, images: Tensor) -> None:
         norm.running_var.copy_(variance)
 
 
-def calibration(train: Images, seed: int) -> list[Tensor]:
+def calibration(train: Images, seed: int, count: int = CALIBRATION) -> list[Tensor]:
     """Training images, as they are."""
-    rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:CALIBRATION]
+    rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:count]
     return [*inputs(train.pixels[rows]).contiguous().split(64)]
 
 
@@ -196,22 +196,22 @@ def changed(base: nn.Module, arm: Mapping[str, Any], images: list[Tensor]) -> nn
         return Smaller(net, arm["side"])
     if arm["kind"] == "width":
         plan = st.plan(net, st.CFDP(keep=arm["keep"]), calibration=images)
-        st.repair_(plan.apply_(net), base, plan=plan, calibration=images, images=CALIBRATION)
+        st.repair_(plan.apply_(net), base, plan=plan, calibration=images, images=sum(map(len, images)))
     if arm["kind"] == "bands":
         settings = {name: value for name, value in arm.items() if name not in ("kind", "tune", "repair")}
         plan = st.plan(net, st.PointwisePruning(**{"score": "output"} | settings), calibration=images)
         plan.apply_(net)
         if arm.get("repair"):
-            st.repair_(net, base, plan=plan, calibration=images, images=CALIBRATION)
+            st.repair_(net, base, plan=plan, calibration=images, images=sum(map(len, images)))
     return net
 
 
-def cost(net: nn.Module, arm: Mapping[str, Any]) -> dict[str, int]:
+def cost(net: nn.Module, arm: Mapping[str, Any], setting: Sequence[Sequence[int]] = SETTING) -> dict[str, int]:
     """Multiply-accumulates of one image, without the transforms and with them."""
     images = torch.zeros(1, 3, 32, 32)
     if arm["kind"] != "bands":
         return dict.fromkeys(("macs_without_transforms", "macs"), measure.macs(net, images))
-    dense = empty(arm).eval()
+    dense = empty(arm, setting).eval()
     total = measure.macs(dense, images)
     whole, kept, transforms = banded_costs(net, dense, images)
     return {"macs_without_transforms": total - whole + kept, "macs": total - whole + kept + transforms}
@@ -327,8 +327,24 @@ def run(out: Path, seeds: list[int], only: list[str] | None) -> dict[str, Any]:
     return results
 
 
-def clocked(out: Path, batch: int, count: int, threads: int) -> dict[str, Any]:
-    """The networks of the first seed in turns, as they run: norms folded, finalized for the batch."""
+def kept(arm: str) -> nn.Module:
+    """The network of an arm under the first seed."""
+    settings = {"kind": "dense"} | ARMS.get(arm, {})
+    return st.load_(empty(settings), place(arm, 0)).eval()
+
+
+def clocked(
+    out: Path, batch: int, count: int, threads: int, kept: Callable[[str], nn.Module | None] = kept
+) -> dict[str, Any]:
+    """The networks of the first seed in turns, as they run: norms folded, finalized for the batch.
+
+    Args:
+        out: Where times are written, and which arms there are.
+        batch: Images at a time.
+        count: Rounds.
+        threads: Of one operation.
+        kept: The network of an arm; None where it was not kept.
+    """
     assert build(), "this benchmark needs the compiled form"
     torch.set_num_threads(threads)
     results = read(out)
@@ -337,8 +353,9 @@ def clocked(out: Path, batch: int, count: int, threads: int) -> dict[str, Any]:
     x = inputs(cifar10(train=False).pixels[:batch]).contiguous(memory_format=torch.channels_last)
     nets: dict[str, nn.Module] = {}
     for each in (each for each in results["entries"] if each["seed"] == 0):
-        arm = {"kind": "dense"} | ARMS.get(each["arm"], {})
-        net = folded(st.load_(empty(arm), place(each["arm"], 0)).eval())
+        if (found := kept(each["arm"])) is None:
+            continue
+        net = folded(found)
         with torch.inference_mode():
             expected = net(x)
         nets[each["arm"]] = st.finalize_(net.to(memory_format=torch.channels_last), example=x)
@@ -347,13 +364,12 @@ def clocked(out: Path, batch: int, count: int, threads: int) -> dict[str, Any]:
     with torch.inference_mode():
         took = rounds.times({name: lambda net=net: net(x) for name, net in nets.items()}, rounds=count, fill_ms=100)
     setting = {"batch": batch, "threads": threads}
+    facts = {"commit": commit(), "hardware": measure.hardware(), "versions": measure.versions()}
     results = read(out) or results
     results["times"] = [each for each in results["times"] if {key: each[key] for key in setting} != setting]
     for name, each in took.items():
         ratio = min(each.wall) / min(took["dense"].wall)
-        results["times"].append(
-            {"arm": name, **setting, **each.to_json(), "time": ratio, "rounds": count, "commit": commit()}
-        )
+        results["times"].append({"arm": name, **setting, **each.to_json(), "time": ratio, "rounds": count, **facts})
         print(f"{name:<24} {min(each.wall):8.3f} ms  {ratio:.3f}", flush=True)
     write(out, results)
     return results
@@ -362,8 +378,9 @@ def clocked(out: Path, batch: int, count: int, threads: int) -> dict[str, Any]:
 # -- for people -------------------------------------------------------------------------------------------------------
 
 
-def _gathered(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    names = ["dense", *ARMS]
+def gathered_of(results: Mapping[str, Any], arms: Iterable[str] = ARMS) -> dict[str, list[dict[str, Any]]]:
+    """The entries of each arm that has some, the dense network's first."""
+    names = ["dense", *arms]
     found = {name: [each for each in results["entries"] if each["arm"] == name] for name in names}
     return {name: entries for name, entries in found.items() if entries}
 
@@ -372,7 +389,7 @@ def table(results: Mapping[str, Any]) -> str:
     """Accuracy over the seeds beside operations and, where they were measured, times."""
     settings = sorted({(each["batch"], each["threads"]) for each in results["times"]})
     times = {(each["arm"], each["batch"], each["threads"]): each["time"] for each in results["times"]}
-    gathered = _gathered(results)
+    gathered = gathered_of(results)
     dense = {each["seed"]: each for each in gathered["dense"]}
     heads = [f"time, batch {batch}" + (f", {threads} threads" if threads > 1 else "") for batch, threads in settings]
     lines = [
@@ -406,11 +423,11 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n\n" + note
 
 
-def draw(results: Mapping[str, Any], picture: Path) -> None:
+def draw(results: Mapping[str, Any], picture: Path, arms: Iterable[str] = ARMS) -> None:
     """Accuracy against operations, and against the time of the largest batch that was timed; every seed a dot."""
     batch = max((each["batch"] for each in results["times"] if each["threads"] == 1), default=None)
     times = {each["arm"]: each["time"] for each in results["times"] if (each["batch"], each["threads"]) == (batch, 1)}
-    gathered = _gathered(results)
+    gathered = gathered_of(results, arms)
     dense = {each["seed"]: each for each in gathered["dense"]}
     families = {
         "dense": ("0.35", "s"), "energy": ("0.6", "o"), "output": ("#7a9e3a", "o"), "uniform": ("#0b6e99", "o"),

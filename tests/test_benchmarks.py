@@ -120,6 +120,134 @@ def test_a_mean_of_one_has_no_deviation(program):
     assert (spread([1.0]), spread([1.0, 2.0], "+.1f")) == ("1.00", "+1.5 ± 0.71")
 
 
+# -- the full recipe --------------------------------------------------------------------------------------------------
+
+
+def full_document(seed, accuracy, **more):
+    row = entry("dense, tuned", seed, accuracy, tune=True, epochs=3.0, base_epochs=12.0)
+    return {"about": "About it.", "entries": [entry("dense", seed, 90.0, base_epochs=12.0), row], "times": [], **more}
+
+
+def test_every_arm_of_the_full_recipe_is_one_that_can_be_run(program):
+    full = program("pointwise_cifar10_full")
+    for name, arm in full.ARMS.items():
+        assert name.endswith(", tuned") == arm.get("tune", False)
+        assert (", repaired" in name) == arm.get("repair", False)
+        settings = {key: value for key, value in arm.items() if key not in ("kind", "tune", "repair")}
+        if arm["kind"] == "bands":
+            assert st.PointwisePruning(**settings).learn == name.startswith("learned")
+    assert set(full.names_of(0)) - set(full.names_of(1)) == {name for name in full.ARMS if "weight" in name}
+    assert [each.shape[-1] for each in maps_of(full)] == [32, 32, 16, 8, 8, 4, 4]
+
+
+def maps_of(full):
+    with torch.device("meta"):
+        net, x = full.small.empty({"kind": "dense"}, full.SETTING).eval(), torch.zeros(1, 3, 32, 32)
+    repeats, found = [each[2] for each in full.SETTING], []
+    for number, block in enumerate(net.features):
+        x = block(x)
+        if number in torch.tensor(repeats).cumsum(0):
+            found.append(x)
+    return found
+
+
+def test_files_of_several_seeds_are_put_together_and_later_ones_count(program, tmp_path):
+    full, cifar = program("pointwise_cifar10_full"), program("cifar")
+    timed = {"arm": "dense", "batch": 8, "threads": 1, "time": 1.0, "commit": "c", **entry("", 0, 0)}
+    cifar.write(tmp_path / "out.json", full_document(0, 50.0, times=[timed]))
+    cifar.write(tmp_path / "a.json", full_document(1, 92.0))
+    cifar.write(tmp_path / "b.json", full_document(0, 91.0))
+    found = full.merged(tmp_path / "out.json", [tmp_path / "a.json", tmp_path / "b.json", tmp_path / "none.json"])
+    assert [(each["seed"], each["accuracy"]) for each in found["entries"]] == [(0, 90), (0, 91), (1, 90), (1, 92)]
+    assert (found["times"], cifar.read(tmp_path / "out.json")) == ([timed], found)
+    rows = full.table(found).splitlines()
+    assert rows[3] == "| dense, tuned |  | 1.000 | 1.000 | – | 91.50 ± 0.71 | +1.50 ± 0.71 |  | 2 |"
+    assert "torch 2, 12 epochs, tuned for 3; times on a processor, torch 2" in rows[-1]
+
+
+def test_networks_go_into_archives_that_have_room_and_come_back(program, tmp_path, monkeypatch):
+    full = program("pointwise_cifar10_full")
+    monkeypatch.setattr(full, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(full.small, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(full, "_PACK", 5_000_000)
+    net = full.small.empty({"kind": "dense"}, full.SETTING)
+    for arm in ("dense", "dense, tuned"):
+        place = full.artifact(tmp_path / "runs", arm, 0)
+        st.save(net, place)
+        full.pack(place, tmp_path / "kept")
+        place.unlink()
+    assert len([*(tmp_path / "kept").glob("*.zip")]) == 2
+    assert full.kept(tmp_path / "kept", "24 pixels, tuned") is None
+    found = full.kept(tmp_path / "kept", "dense, tuned").state_dict()
+    assert all(value.half().equal(found[name].half()) for name, value in net.state_dict().items())
+
+
+@pytest.fixture
+def boxed(program):
+    """Sixty random images, a network that trains in no time, and how."""
+    module, cifar = program("boxed"), program("cifar")
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (60, 32, 32, 3), generator=draw, dtype=torch.uint8)
+    images = cifar.Images(pixels, torch.randint(0, 10, (60,), generator=draw))
+    recipe = module.Recipe(batch=10, lr=0.1, warmup=0.1, smoothing=0.1, bfloat16=False, seed=3)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 10))
+
+    def train(box, **more):
+        return module.trained_(net, lambda net: torch.optim.SGD(net.parameters(), 0.1), images, recipe, box, **more)
+
+    return module, images, recipe, train, net
+
+
+def test_so_many_epochs_are_so_many_steps_and_progress_ends_at_one(boxed):
+    module, _, _, train, net = boxed
+    seen = []
+    before = net[2].weight.detach().clone()
+    done = train(module.Box(epochs=2.5), after=lambda _, progress: seen.append(progress))
+    assert (done.steps, done.epochs, len(seen), seen[-1]) == (15, 2.5, 15, 1.0)
+    assert seen == sorted(seen)
+    assert not net[2].weight.equal(before)
+
+
+def test_a_run_in_seconds_takes_about_those_and_no_more_epochs_than_the_most(boxed):
+    module, _, _, train, _ = boxed
+    done = train(module.Box(seconds=0.5, most=100_000))
+    assert done.epochs > 2
+    assert 0.2 < done.train_seconds < 5
+    assert train(module.Box(seconds=100, most=3)).steps == 18
+    assert train(module.Box(seconds=1e-9)).steps == 1
+
+
+def test_a_box_is_epochs_or_seconds(boxed):
+    for given in ({}, {"epochs": 1, "seconds": 1}):
+        with pytest.raises(ValueError, match="give epochs or seconds, one of them"):
+            boxed[0].Box(**given)
+
+
+def test_crops_are_those_of_the_epoch_and_the_seed_and_show_the_images(boxed):
+    module, images, recipe, _, _ = boxed
+    crops = module.Crops(images, recipe)
+    one, again, other = ([*crops.epoch(number)] for number in (0, 0, 1))
+    assert len(one) == 6
+    assert all(a.equal(b) and la.equal(lb) for (a, la), (b, lb) in zip(one, again, strict=True))
+    assert not one[0][0].equal(other[0][0])
+    assert torch.cat([labels for _, labels in one]).sort()[0].equal(images.labels.sort()[0])
+    flat = module.Images(torch.full_like(images.pixels, 128), images.labels)
+    x, _ = next(module.Crops(flat, recipe).epoch(0))
+    inside = x[:, :, 8:24, 8:24]
+    assert torch.allclose(
+        inside, ((128 / 255 - torch.tensor(module.MEAN)) / torch.tensor(module.STD))[:, None, None], atol=1e-5
+    )
+
+
+def test_without_a_history_the_environment_says_what_is_measured(program, monkeypatch):
+    monkeypatch.setenv("SPECTRIM_COMMIT", "0123abc")
+    assert program("cifar").commit() == program("rounds")._commit() == "0123abc"
+    monkeypatch.delenv("SPECTRIM_COMMIT")
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert program("cifar").commit() is program("rounds")._commit() is None
+
+
 # -- peers ------------------------------------------------------------------------------------------------------------
 
 
