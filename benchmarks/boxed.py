@@ -79,14 +79,18 @@ class Crops:
         self._side = torch.arange(_SIDE, device=device)
 
     @property
+    def device(self) -> torch.device:
+        """Where they are made."""
+        return self._images.pixels.device
+
+    @property
     def steps(self) -> int:
         """Full batches of an epoch."""
         return len(self._images) // self._recipe.batch
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and classes; a pure function of the recipe's seed and the number."""
-        generator, size = generator_of(self._recipe.seed, number), len(self._images)
-        device = self._images.pixels.device
+        generator, size, device = generator_of(self._recipe.seed, number), len(self._images), self.device
         order = torch.randperm(size, generator=generator).to(device)
         corner = torch.randint(0, 2 * _BORDER + 1, (size, 2), generator=generator).to(device)
         mirrored = (torch.rand(size, 1, generator=generator) < 0.5).to(device)
@@ -127,7 +131,7 @@ def trained_(
     start = time.perf_counter()
     device = images.pixels.device
     crops = Crops(images, recipe)
-    last, step_s = _format_of(net, optimizer_of, crops, recipe, device)
+    last, step_s = format_of(net, optimizer_of, crops, recipe)
     net.to(memory_format=torch.channels_last if last else torch.contiguous_format)
     net.train()
     optimizer = optimizer_of(net)
@@ -184,14 +188,11 @@ def _step(net: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, labels: T
     return loss.detach()
 
 
-def _format_of(
-    net: nn.Module,
-    optimizer_of: Callable[[nn.Module], torch.optim.Optimizer],
-    crops: Crops,
-    recipe: Recipe,
-    device: torch.device,
+def format_of(
+    net: nn.Module, optimizer_of: Callable[[nn.Module], torch.optim.Optimizer], crops: Crops, recipe: Recipe
 ) -> tuple[bool, float]:
     """Whether the network trains faster with its channels last, and the seconds of a step, both by a few steps of a copy."""
+    device = crops.device
     found: list[tuple[float, bool]] = []
     for last in (True, False):
         try:

@@ -1,19 +1,20 @@
 """The MobileNetV2 of ``pointwise_cifar10.py`` on larger maps, trained to its end on a graphics processor: the same arms, and the regulariser swept.
 
     export SPECTRIM_DATA=FOLDER                                        # cifar10-*.npz and weights/
-    python benchmarks/pointwise_cifar10_full.py --seeds 0 --seconds 150 --tuning-seconds 8 --out seed-0.json --networks KEPT
+    python benchmarks/pointwise_cifar10_full.py --seeds 0 --seconds 120 --budget 330 --out seed-0.json --networks KEPT
     python benchmarks/pointwise_cifar10_full.py --merge seed-*.json    # into the file of results
     python benchmarks/pointwise_cifar10_full.py --time --networks KEPT [--batch 1] [--threads 1] [--rounds 12]
     python benchmarks/pointwise_cifar10_full.py --draw                 # table and plot from the file alone
 
 One process does one seed or several, one after the other; several processes can share a device. What is not in ``--out`` is run, and written
 at once; an arm that fails is told with its traceback, and the next one begins. Without ``--seconds`` the dense network is trained for ``--epochs``, and
-what is tuned for ``--tuning`` epochs, or as many as the dense network takes in ``--tuning-seconds``.
+what is tuned for ``--tuning`` epochs, as many as the dense network takes in ``--tuning-seconds``, or as many as leave time for all arms within ``--budget``.
 """
 
 import argparse
 import contextlib
 import copy
+import math
 import statistics
 import time
 import traceback
@@ -26,7 +27,7 @@ from typing import Any
 import pointwise_cifar10 as small
 import torch
 from banded_costs import banded_costs
-from boxed import Box, Recipe, Trained, trained_
+from boxed import Box, Crops, Recipe, Trained, format_of, trained_
 from cifar import ROOT, Clock, accuracy, cifar10, commit, options, read, spread, told, write
 from torch import Tensor, nn
 
@@ -44,6 +45,8 @@ LR, TUNING_LR, CUT_OFFS_LR = 0.05, 0.02, 0.02
 DECAY, SMOOTHING, WARMUP = 5e-4, 0.1, 0.05
 MOST_EPOCHS, MOST_TUNING = 120.0, 20.0
 EPOCHS, TUNING = 60.0, 10.0
+BESIDES = 6.0
+"""Seconds that an arm is expected to take beside its training, where there is a budget."""
 FINE = small.FINE
 
 
@@ -66,10 +69,10 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "width .8, tuned": {"kind": "width", "tune": True, "keep": 0.8},
     "measured .4, repaired, tuned": _measured(0.4, tune=True),
     "24 pixels, tuned": {"kind": "pixels", "tune": True, "side": 24},
-    "output .5": {"kind": "bands", "keep": 0.5, "levels": FINE},
-    "energy .5": {"kind": "bands", "keep": 0.5, "levels": FINE, "score": "energy"},
     "measured .7, repaired": _measured(0.7),
     "measured .4, repaired": _measured(0.4),
+    "output .5": {"kind": "bands", "keep": 0.5, "levels": FINE},
+    "energy .5": {"kind": "bands", "keep": 0.5, "levels": FINE, "score": "energy"},
     **{
         f"learned, weight {weight:g}, tuned": _learned(1.0, strength=weight, pays="always")
         for weight in (0.03, 0.1, 0.3, 1.0)
@@ -170,12 +173,21 @@ class Runs:
 
     def trained(self, net: nn.Module, box: Box, *, lr: float, seed: int) -> Trained:
         """Train a network on the device."""
-        recipe = Recipe(
-            batch=self.given.batch_size, lr=lr, warmup=WARMUP, smoothing=SMOOTHING,
-            bfloat16=measure_bfloat16(self.device), seed=seed,
-        )  # fmt: skip
         with _fast(self.device):
-            return trained_(net, partial(optimizer_of, lr), self.on_device[0], recipe, box, after=Annealing(net))
+            return trained_(
+                net, partial(optimizer_of, lr), self.on_device[0], self.recipe(lr, seed), box, after=Annealing(net)
+            )
+
+    def recipe(self, lr: float, seed: int) -> Recipe:
+        """How all runs train."""
+        return Recipe(
+            batch=self.given.batch_size,
+            lr=lr,
+            warmup=WARMUP,
+            smoothing=SMOOTHING,
+            bfloat16=bfloat16_on(self.device),
+            seed=seed,
+        )
 
     def base(self, seed: int) -> tuple[nn.Module, dict[str, Any]]:
         """The dense network of a seed on the device, and what its training came to; trained if it is not there."""
@@ -199,9 +211,35 @@ class Runs:
         found = [each["epochs"] for each in self.results["entries"] if each["seed"] == seed and each.get("tune")]
         if found:
             return Box(epochs=found[0])
+        if given.budget:
+            return Box(epochs=self.epochs_within(given.budget, seed))
         if given.tuning_seconds:
             return Box(seconds=given.tuning_seconds, most=MOST_TUNING)
         return Box(epochs=given.tuning)
+
+    def epochs_within(self, budget: float, seed: int) -> float:
+        """How many epochs all that is tuned may be trained, the sweep left out, so that it ends so many seconds after the process began."""
+        base = self.base(seed)[0]
+        crops = Crops(self.on_device[0], self.recipe(TUNING_LR, seed))
+        plain = self.step_seconds(base, crops, seed)
+        try:
+            banded = self.step_seconds(self.begun("measured .5, repaired, tuned", seed, base), crops, seed)
+        except Exception:  # noqa: BLE001 - the arm itself will tell; others go on
+            banded = 3 * plain
+        arms = [settings_of(name) for name in names_of(seed) if "weight" not in name]
+        an_epoch = sum(banded if arm["kind"] == "bands" else plain for arm in arms if arm.get("tune")) * crops.steps
+        left = budget - self.spent() - BESIDES * len(arms)
+        epochs = min(max(left / an_epoch, 1.0), MOST_TUNING)
+        print(
+            f"a step takes {1000 * plain:.1f} ms, with bands {1000 * banded:.1f}: {epochs:.2f} epochs of tuning",
+            flush=True,
+        )
+        return math.floor(2 * epochs) / 2
+
+    def step_seconds(self, net: nn.Module, crops: Crops, seed: int) -> float:
+        """Of a network in training."""
+        with _fast(self.device):
+            return format_of(net, partial(optimizer_of, TUNING_LR), crops, self.recipe(TUNING_LR, seed))[1]
 
     def begun(self, name: str, seed: int, base: nn.Module) -> nn.Module:
         """The network as an arm begins; cut once for the arms that differ in their tuning alone."""
@@ -271,7 +309,7 @@ class Runs:
         return self.results
 
 
-def measure_bfloat16(device: torch.device) -> bool:
+def bfloat16_on(device: torch.device) -> bool:
     """Whether to train under autocast: on a graphics processor that multiplies so."""
     from spectrim.measure.surroundings import fast_bfloat16
 
@@ -414,6 +452,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tuning", type=float, default=TUNING, help="epochs of what is tuned (default: %(default)s)")
     parser.add_argument("--seconds", type=float, help="of the dense network's training, in place of --epochs")
     parser.add_argument("--tuning-seconds", type=float, help="of the dense network's tuning, in place of --tuning")
+    parser.add_argument(
+        "--budget", type=float, help="seconds in which all but the sweep should be done, in place of --tuning"
+    )
     parser.add_argument("--stop-after", type=float, help="seconds after which no further arm is begun")
     parser.add_argument("--networks", type=Path, help="the folder that networks of the first seed are kept in")
     parser.add_argument("--keep-networks", type=int, default=0, help="the seed of those (default: %(default)s)")
