@@ -157,7 +157,10 @@ class Runs:
         self.device = torch.device(given.device)
         self.cut: dict[str, nn.Module] = {}
         self.start = time.perf_counter()
-        RUNS.mkdir(parents=True, exist_ok=True)
+        self.folder = (
+            RUNS if given.images is None else RUNS / f"first-{given.images}"
+        )  # a try leaves nothing to go on from
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.facts = {"hardware": measure.hardware(), "versions": measure.versions(), "commit": commit()}
         train, test = cifar10(train=True), cifar10(train=False)
         self.train, self.test = train[: given.images], test[: given.images]
@@ -191,7 +194,7 @@ class Runs:
 
     def base(self, seed: int) -> tuple[nn.Module, dict[str, Any]]:
         """The dense network of a seed on the device, and what its training came to; trained if it is not there."""
-        place = artifact(RUNS, "base", seed)
+        place = artifact(self.folder, "base", seed)
         told = place.with_suffix(".json")
         if not (place.exists() and told.exists()):
             net = small.started(seed, self.train, SETTING).to(self.device)
@@ -264,7 +267,7 @@ class Runs:
             facts |= self.trained(net, self.tuning(seed), lr=TUNING_LR, seed=seed + 1000).to_json()
         elif name == "dense":
             facts["epochs"] = facts["base_epochs"]
-        place = artifact(RUNS, name, seed)
+        place = artifact(self.folder, name, seed)
         st.save(net, place, dtype=torch.float16)
         final = st.load_(small.empty(settings, SETTING), place).eval()
         costs = {**small.cost(final, settings, SETTING), **retained(final)}
@@ -459,7 +462,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--networks", type=Path, help="the folder that networks of the first seed are kept in")
     parser.add_argument("--keep-networks", type=int, default=0, help="the seed of those (default: %(default)s)")
     parser.add_argument("--leave", action="store_true", help="leave all networks in runs/")
-    parser.add_argument("--images", type=int, default=50_000, help="use so many images alone, to try the program")
+    parser.add_argument("--images", type=int, help="use so many images alone, to try the program")
     parser.add_argument("--batch-size", type=int, default=BATCH, help="of training (default: %(default)s)")
     parser.add_argument("--merge", type=Path, nargs="+", help="put the entries of these files into --out")
     parser.add_argument("--time", action="store_true", help="measure the networks that were kept")

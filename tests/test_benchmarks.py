@@ -1,7 +1,9 @@
 """The programs that train small networks, and those of the pointwise benchmarks, without a step of training: arms, tables, options, pictures."""
 
+import argparse
 import importlib
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -238,6 +240,48 @@ def test_crops_are_those_of_the_epoch_and_the_seed_and_show_the_images(boxed):
     assert torch.allclose(
         inside, ((128 / 255 - torch.tensor(module.MEAN)) / torch.tensor(module.STD))[:, None, None], atol=1e-5
     )
+
+
+@pytest.fixture
+def runs(program, tmp_path, boxed):
+    """Those of a process that has read its data: no file, sixty images."""
+    full = program("pointwise_cifar10_full")
+    found = object.__new__(full.Runs)
+    found.given = argparse.Namespace(batch_size=10, seeds=[1], only=None, stop_after=None, out=tmp_path / "none.json")
+    found.on_device, found.device, found.start = (boxed[1], boxed[1]), torch.device("cpu"), time.perf_counter()
+    found.results = {"entries": [], "times": []}
+    found.base = lambda _: (boxed[4], {})
+    return full, found
+
+
+def test_a_budget_is_shared_by_all_that_is_tuned_but_the_sweep(runs, boxed, monkeypatch):
+    full, found = runs
+    found.begun = lambda *_: None
+    found.step_seconds = lambda net, *_: 0.1 if net is boxed[4] else 0.4
+    arms = [full.settings_of(name) for name in full.names_of(1)]
+    steps = [0.4 if arm["kind"] == "bands" else 0.1 for arm in arms if arm.get("tune")]
+    budget = full.BESIDES * len(arms) + 3.7 * 6 * sum(steps)
+    assert found.epochs_within(budget, 0) == found.epochs_within(budget, 1) == 3.5
+    assert found.epochs_within(1, 1) == 1
+    assert found.epochs_within(1e6, 1) == full.MOST_TUNING
+
+
+def test_an_arm_that_fails_does_not_end_the_others(runs, capsys):
+    full, found = runs
+    done = []
+
+    def arm(name, *_):
+        if name == "measured .5, repaired":
+            raise RuntimeError("no such kernel")
+        done.append(name)
+
+    found.arm = arm
+    found.all()
+    assert done == [name for name in full.names_of(1) if name != "measured .5, repaired"]
+    assert "RuntimeError: no such kernel" in capsys.readouterr().out
+    found.given.stop_after = -1.0
+    found.all()
+    assert len(done) == len(full.names_of(1)) - 1
 
 
 def test_without_a_history_the_environment_says_what_is_measured(program, monkeypatch):
