@@ -63,6 +63,26 @@ def test_it_computes_the_plain_form(triton, block, height, width, inside, out, c
             torch.testing.assert_close(found.cpu().float(), expected, atol=tolerance * scale, rtol=tolerance)
 
 
+@pytest.mark.parametrize("changes", [{"high": 64, "outer": 64, "inner": 64}, {"blocks": 2, "parts": 64, "high": 16}])
+def test_however_the_work_is_cut_up_it_computes_the_same(triton, changes):
+    module, x = layer((2, 2), 40, 70), torch.randn(3, 40, 8, 10)
+    expected = module(x)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    moved = copy.deepcopy(module).to(device)
+    tensors = moved.source, counts(moved).to(device), moved.basis, moved.weight, moved.bias
+    active = triton.counted(tensors[1], len(moved.basis))
+    found = triton.banded_pointwise_triton(
+        x.to(device), *tensors, block=(2, 2), active=active, tiles=triton.Tiling(**changes)
+    )
+    torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_large_products_are_cut_into_large_tiles(triton):
+    least, most = triton.tiling(4, 16, torch.float32), triton.tiling(100_000, 960, torch.float16)
+    assert (least.high, least.outer, least.precision) == (16, 32, "ieee")
+    assert (most.high, most.outer, most.precision) == (128, 64, "tf32")
+
+
 def test_a_map_without_pixels_is_none_either(triton):
     module = layer((2, 2), 3, 5)
     x = torch.zeros(0, 3, 4, 4)

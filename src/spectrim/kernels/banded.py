@@ -22,6 +22,8 @@ class Packed(NamedTuple):
     kept: Int[Tensor, "in"]
     panels: Float[Tensor, "..."]
     """The weight; on a processor in an order that depends on it."""
+    active: Int[Tensor, "frequency"] | None = None
+    """On a device, how many channels keep each frequency."""
 
 
 def compiled_for(weight: Tensor) -> bool:
@@ -39,7 +41,9 @@ def packed(weight: Float[Tensor, "in out"], groups: Sequence[tuple[int, int]]) -
     kept = kept.repeat_interleave(sizes).to(weight.device)
     with torch.no_grad():
         if weight.is_cuda:
-            return Packed(kept, weight.detach().contiguous())
+            from spectrim.kernels.banded_triton import counted
+
+            return Packed(kept, weight.detach().contiguous(), counted(kept, groups[0][1]))
         kernel: Any = torch.ops.spectrim.banded_pack
         return Packed(kept, kernel(weight.detach().contiguous()))
 
@@ -85,7 +89,9 @@ def banded_pointwise(
         if x.is_cuda:
             from spectrim.kernels.banded_triton import banded_pointwise_triton
 
-            return banded_pointwise_triton(x, source, ready.kept, basis, ready.panels, bias, block=block)
+            return banded_pointwise_triton(
+                x, source, ready.kept, basis, ready.panels, bias, block=block, active=ready.active
+            )
         kernel: Any = torch.ops.spectrim.banded_pointwise.default
         from_ = None if in_order else source
         y: Tensor = kernel(x, order, ready.kept, from_, ready.panels, bias, block[0], weight.shape[1])
