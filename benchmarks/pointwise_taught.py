@@ -109,9 +109,10 @@ def drawn(images: Tensor, generator: torch.Generator) -> Tensor:
     moved = torch.stack([uniform(-1, 1), uniform(-1, 1)]) * (1 - sides).abs()
     moved = torch.where(whole, pixels, moved)
     sides[0] *= (uniform(0, 1) < 0.5).float() * 2 - 1
-    nothing = torch.zeros_like(scale)
-    rows = [torch.stack([sides[0], nothing, moved[0]], 1), torch.stack([nothing, sides[1], moved[1]], 1)]
-    grid = F.affine_grid(torch.stack(rows, 1), [n, 3, 224, 224], align_corners=False)
+    # Without a product of matrices, which would round places to a twentieth of a pixel on some devices.
+    pixel = (2 * torch.arange(224, device=device) + 1) / 224 - 1
+    across, down = (pixel * side[:, None] + by[:, None] for side, by in zip(sides, moved, strict=True))
+    grid = torch.stack([across[:, None, :].expand(n, 224, 224), down[:, :, None].expand(n, 224, 224)], -1)
     x = prepared(images).contiguous()
     x = F.grid_sample(x, grid, mode="bicubic", padding_mode="reflection", align_corners=False).clamp(-1, 1)
     share = (uniform(0, 0.5) * (uniform(0, 1) < 0.5))[:, None, None, None]

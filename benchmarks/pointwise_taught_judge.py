@@ -178,7 +178,7 @@ def table(document: Mapping[str, Any]) -> str:
     on = ", ".join(sorted({str(each["hardware"]["accelerator"] or each["hardware"]["cpu"]) for each in trained}))
     with_ = ", ".join(sorted({each["versions"]["torch"] for each in trained}))
     commits = [
-        ", ".join(sorted({str(row["commit"])[:12] for row in each})) or "none"
+        ", ".join(sorted({str(row["commit"]) for row in each})) or "none"
         for each in (trained, document["rows"], document["times"])
     ]
     least, most = (pick(each["trained_seconds"] for each in trained) for pick in (min, max))

@@ -106,8 +106,8 @@ def once(case: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
     return result, took.to_json()
 
 
-def write(name: str, rows: Sequence[Mapping[str, Any]], *, seed: int, **more: Any) -> Path:
-    """Write ``results/NAME.json``: rows, what they were measured with, and what else the benchmark has to say."""
+def write(name: str, rows: Sequence[Mapping[str, Any]], *, seed: int, out: Path | None = None, **more: Any) -> Path:
+    """Write ``results/NAME.json``, or ``out``: rows, what they were measured with, and what else the benchmark has to say."""
     document = {
         "rows": list(rows),
         **more,
@@ -116,8 +116,8 @@ def write(name: str, rows: Sequence[Mapping[str, Any]], *, seed: int, **more: An
         "commit": COMMIT,
         "seed": seed,
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    path = RESULTS / f"{name}.json" if out is None else out
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return path
 

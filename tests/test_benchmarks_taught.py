@@ -132,3 +132,29 @@ def test_the_table_says_where_it_was_trained_and_where_it_ran(judge):
     assert "| – |" in rows[3]
     assert "on one a device, shared with others, 130 to 130 seconds each, torch 2.11, commit abc;" in rows[-1]
     assert "commits def and fed." in rows[-1]
+
+
+# -- the kernels in Triton --------------------------------------------------------------------------------------------
+
+
+def test_what_fails_on_a_device_is_a_row_and_the_next_one_comes(taught, tmp_path, monkeypatch):
+    program = importlib.import_module("pointwise_triton")
+    chosen = program.asked(
+        ["--device", "cpu", "--most", "1", "--fill", "0", "--out", str(tmp_path / "deep" / "out.json")]
+    )
+    bench = program.Bench(chosen)
+    bench.layer((4, 6, 14), 2, "float32", 0.5)
+    monkeypatch.setitem(program.WITHIN, "float32", 0.0)
+    bench.layer((4, 6, 14), 1, "float32", 0.5)
+    bench.tilings((4, 6), 1, "float32")
+    assert [*bench.rows[0]["ms"]] == ["dense", "plain"]
+    assert bench.rows[1]["failed"].startswith("the outputs differ by ")
+    assert bench.rows[2]["failed"].startswith("ValueError: not enough values")
+    monkeypatch.setattr(chosen, "seconds", -1)
+    bench.layer((4, 6, 14), 2, "float16", 0.5)
+    assert bench.left == ["layers, [4, 6, 14], 2, float16, 0.5"]
+    facts = {"hardware": {"accelerator": "a device", "cpu": "a processor"}, "versions": {"torch": "2"}, "commit": None}
+    rows = program.table({"rows": bench.rows, "left_out": bench.left, **facts}).splitlines()
+    assert rows[3] == "| layer | 1 image, float32, keep 0.5 | 2 images, float32, keep 0.5 |"
+    assert rows[5].startswith("| 4 → 6 @ 14 | failed | ")
+    assert rows[-1].startswith("a device, torch 2, commit None; ")
