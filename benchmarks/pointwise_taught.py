@@ -24,7 +24,7 @@ import rounds
 import torch
 from pointwise_learned import FINE, SMALL, apart, divergence, squeezed
 from pointwise_mobilenetv2 import network, prepared
-from pointwise_peers import INNER, Smaller
+from pointwise_peers import INNER, smaller
 from realdata import imagenet
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -53,7 +53,8 @@ ARMS: dict[str, dict[str, Any]] = {
 """Bands, and at the end what stands beside them: smaller images, and fewer channels inside the blocks over small maps, ranked by CFDP."""
 CALIBRATION, HELD = 48, 50
 """Images that the bands come from; images that are not trained on but looked at meanwhile."""
-RECIPE = {"lr": 2e-4, "cut_offs": 0.01, "blocks": 1.0, "batch": 64}
+RECIPE = {"lr": 2e-4, "cut_offs": 0.01, "blocks": 1.0, "fades": 0.75, "batch": 64}
+"""Rates of weights and of cut-offs; what the distance of the blocks weighs beside the answers, and the share of it that fades with the rate."""
 WARM, EVERY = 0.03, 20
 """Share of the training in which the rate rises; steps between two looks at the clock."""
 SAVING = 8.0
@@ -69,9 +70,18 @@ def method(arm: Mapping[str, Any]) -> st.PointwisePruning | st.CFDP:
     return st.PointwisePruning(**{"pays": "macs", "score": "measured", "levels": FINE} | asked)
 
 
+def stem(name: str) -> str:
+    """What the file of an arm is called: some ways to copy files know no blanks.
+
+    >>> stem("small maps .5")
+    'small-maps-5'
+    """
+    return name.replace(" ", "-").replace(".", "")
+
+
 def planned(name: str, dense: nn.Module, images: Tensor) -> st.Plan:
     """Where an arm starts; decided on the processor, once, and kept."""
-    arm, path = ARMS[name], RUNS / "plans" / f"{name}.json"
+    arm, path = ARMS[name], RUNS / "plans" / f"{stem(name)}.json"
     if not path.exists():
         seen = [*squeezed(images[:: max(1, len(images) // CALIBRATION)][:CALIBRATION], 4).split(20)]
         where = INNER if "width" in arm else arm.get("where")
@@ -166,33 +176,36 @@ class Lesson:
         self.teacher = teacher.to(device, self.whole).to(memory_format=torch.channels_last)
         self.net = net.train().requires_grad_().to(device).to(memory_format=self.memory)
         self.side = arm.get("side")
-        self.seen = Smaller(self.net, self.side) if self.side else self.net
         thetas = cut_offs(self.net)
         known = {id(theta) for theta in thetas}
         self.weights = [each for each in self.net.parameters() if id(each) not in known]
         groups = [{"params": self.weights, "lr": 0.0, "top": recipe["lr"], "falls": True}]
         groups += [{"params": thetas, "lr": 0.0, "top": recipe["cut_offs"], "falls": False}] * bool(thetas)
+        self.learns = bool(thetas)
         self.optimizer = torch.optim.Adam(groups)
 
-    def loss(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The divergence, and all that is minimised."""
+    def answers(self, x: Tensor) -> list[Tensor]:
+        """What each block of the student writes, and its logits."""
+        x = smaller(x, self.side) if self.side else x
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.gpu):
+            return blocks(self.net, x.contiguous(memory_format=self.memory))
+
+    def loss(self, x: Tensor, beside: float) -> tuple[Tensor, Tensor]:
+        """The divergence, and all that is minimised: ``beside`` it the distance of the blocks."""
         with torch.no_grad():
             *wanted, teacher = blocks(self.teacher, x.to(self.whole).contiguous(memory_format=torch.channels_last))
-        x = x.contiguous(memory_format=self.memory)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.gpu):
-            *found, answer = [self.seen(x)] if self.side else blocks(self.net, x)
-        told = divergence(answer.float(), teacher.float())
-        if self.side:
-            return told, told
-        beside = apart([each.float() for each in found], [each.float() for each in wanted])
-        return told, told + self.recipe["blocks"] * beside + st.penalty(self.net)
+        *found, answer = self.answers(x)
+        told = total = divergence(answer.float(), teacher.float())
+        if not self.side:  # whose blocks have other sizes
+            total = told + beside * apart([each.float() for each in found], [each.float() for each in wanted])
+        return told, total + st.penalty(self.net) if self.learns else total
 
     def step(self, x: Tensor, progress: float) -> Tensor:
         """One step at a progress in [0, 1]; at 0 nothing moves yet. Returns the divergence, which nobody waits for."""
         rise, fall = min(1.0, progress / WARM), 0.5 * (1 + math.cos(math.pi * progress))
         for group in self.optimizer.param_groups:
             group["lr"] = group["top"] * rise * (fall if group["falls"] else 1.0)
-        told, total = self.loss(x)
+        told, total = self.loss(x, self.recipe["blocks"] * (1 - self.recipe["fades"] * (1 - fall)))
         self.optimizer.zero_grad()
         total.backward()
         nn.utils.clip_grad_norm_(self.weights, 5.0)
@@ -208,8 +221,7 @@ class Lesson:
     def agreement(self, x: Tensor) -> float:
         """Per cent of the images to which both answer alike."""
         self.net.eval()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.gpu):
-            answer = self.seen(x.contiguous(memory_format=self.memory)).argmax(1)
+        answer = self.answers(x)[-1].argmax(1)
         teacher = self.teacher(x.to(self.whole).contiguous(memory_format=torch.channels_last)).argmax(1)
         self.net.train()
         return 100 * (answer == teacher).double().mean().item()
@@ -310,7 +322,7 @@ def taught(name: str, dense: nn.Module, sample: Tensor, chosen: argparse.Namespa
         "versions": versions(),
     }
     chosen.networks.mkdir(parents=True, exist_ok=True)
-    st.save(lesson.net, chosen.networks / f"{name}.safetensors", provenance=row)
+    st.save(lesson.net, chosen.networks / f"{stem(name)}.safetensors", provenance=row)
     return row
 
 

@@ -118,16 +118,20 @@ def main(arguments: list[str] | None = None) -> None:
     document = json.loads(there.read_text(encoding="utf-8")) if there.exists() else {"rows": [], "times": []}
     rows = {row["name"]: row for row in document["rows"]}
     times: list[dict[str, Any]] = document["times"]
-    files = {path.stem: path for path in sorted(chosen.folder.glob("*.safetensors"))}
-    files = {name: path for name, path in files.items() if not chosen.arms or name in chosen.arms}
+    files = {
+        told["name"]: (path, told)
+        for path in sorted(chosen.folder.glob("*.safetensors"))
+        if "trace" in (told := read_structure(path).provenance or {})
+    }
+    files = {name: each for name, each in files.items() if not chosen.arms or name in chosen.arms}
     dense = network().to(memory_format=torch.channels_last)
     if chosen.time:
         assert build(), "this benchmark needs the compiled form"
         x = prepared(imagenet("imagenet-sample-1000.npz", crop=224)[0][: chosen.batch])
         nets = {"dense": dense}
-        for name, path in files.items():
+        for name, (path, told) in files.items():
             if name in rows or chosen.limit:
-                nets[name] = finalized(path, x, rows.get(name, {}).get("taught", {}).get("side"))
+                nets[name] = finalized(path, x, told.get("side"))
         new = timed(nets, x, chosen)
         same = {(row["name"], row["batch"], row["threads"]) for row in new}
         times = [row for row in times if (row["name"], row["batch"], row["threads"]) not in same] + new
@@ -136,10 +140,9 @@ def main(arguments: list[str] | None = None) -> None:
     images, labels = imagenet("imagenet-val-1300.npz", crop=224)
     images, labels = images[: chosen.limit], labels[: chosen.limit]
     before = answers(dense, images)
-    for name, path in files.items():
-        told = read_structure(path).provenance
-        if told is None or "trace" not in told or (name in rows and not chosen.again):
-            print(f"{name}: passed over")
+    for name, (path, told) in files.items():
+        if name in rows and not chosen.again:
+            print(f"{name}: is there already")
             continue
         rows[name] = judged(path, told, dense, images, labels, before)
         print({key: value for key, value in rows[name].items() if key not in ("taught", "trace")}, flush=True)
