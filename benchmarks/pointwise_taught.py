@@ -148,6 +148,11 @@ def blocks(net: nn.Module, x: Tensor) -> list[Tensor]:
     return [*found[1:], net.classifier[-1](found[-1].mean((2, 3)))]
 
 
+def finite(net: nn.Module) -> bool:
+    """Whether all of its numbers are."""
+    return all(bool(torch.isfinite(each).all()) for each in net.parameters())
+
+
 class Lesson:
     """One network in front of its teacher, where both are to run.
 
@@ -212,6 +217,19 @@ class Lesson:
         self.optimizer.step()
         return told.detach()
 
+    def copied(self) -> list[Tensor]:
+        """The numbers as they are now."""
+        return [each.detach().clone() for each in self.net.parameters()]
+
+    @torch.no_grad()
+    def go_back_(self, to: list[Tensor]) -> None:
+        """To numbers that were good, and on from there more slowly."""
+        for each, value in zip(self.net.parameters(), to, strict=True):
+            each.copy_(value)
+        self.optimizer.state.clear()
+        for group in self.optimizer.param_groups:
+            group["top"] *= 0.5
+
     def wait(self) -> None:
         """Until everything that was begun is done."""
         if self.gpu:
@@ -258,9 +276,10 @@ def teach_(
     generator = torch.Generator(lesson.device).manual_seed(seed)
     queue = places(len(images), lesson.recipe["batch"], lesson.device, seed)
     view = prepared(held)
-    trace: list[dict[str, float]] = []
+    trace: list[dict[str, float | None]] = []
     losses: list[Tensor] = []
     st.anneal_(lesson.net, 0.0)
+    good, back = lesson.copied(), 0
     started, step, progress, seen = time.perf_counter(), 0, 0.0, 0
     while progress < 1:
         where = next(queue)
@@ -270,18 +289,35 @@ def teach_(
         if step % EVERY == 0 or progress >= 1:
             lesson.wait()
             progress = min(1.0, over(step, time.perf_counter() - started))
+            if not bool(torch.isfinite(losses[-1])) or (progress >= 1 and not finite(lesson.net)):
+                lesson.go_back_(good)
+                losses, back = losses[:1], back + 1
+                print(f"  {step} steps: gone back, to half the rate", flush=True)
             st.anneal_(lesson.net, progress)
         if progress >= 1 or (step % EVERY == 0 and progress * 10 >= len(trace) + 1):
-            mean = torch.stack(losses).mean().item()
+            mean = torch.stack(losses).nanmean().item()
             losses.clear()
-            trace.append({"progress": round(progress, 4), "loss": mean, "agreement": lesson.agreement(view)})
+            good = lesson.copied() if finite(lesson.net) else good
+            trace.append(
+                {
+                    "progress": round(progress, 4),
+                    "loss": mean if math.isfinite(mean) else None,
+                    "agreement": lesson.agreement(view),
+                }
+            )
             print(
                 f"  {step} steps, {seen / len(images):.1f} epochs, {time.perf_counter() - started:.0f} s: {trace[-1]}",
                 flush=True,
             )
     lesson.net.eval()
     took = time.perf_counter() - started
-    return {"steps": step, "epochs": round(seen / len(images), 2), "trained_seconds": round(took, 1), "trace": trace}
+    return {
+        "steps": step,
+        "gone_back": back,
+        "epochs": round(seen / len(images), 2),
+        "trained_seconds": round(took, 1),
+        "trace": trace,
+    }
 
 
 def taught(name: str, dense: nn.Module, sample: Tensor, chosen: argparse.Namespace, seconds: float) -> dict[str, Any]:

@@ -112,6 +112,22 @@ def test_a_lesson_moves_the_weights_towards_the_teacher(taught, arm):
         assert float(lesson.loss(x, 0)[0]) < 0.7 * first
 
 
+def test_a_network_that_has_left_the_numbers_goes_back(taught):
+    dense, images = Small().eval(), torch.randint(0, 256, (6, 224, 224, 3), dtype=torch.uint8)
+    recipe = taught.RECIPE | {"batch": 2}
+    lesson = taught.Lesson(copy.deepcopy(dense), dense, {"width": 0.5}, recipe, torch.device("cpu"), "channels_last")
+
+    def over(step, _):
+        if step == 22:
+            lesson.net.classifier[1].bias.data.fill_(torch.nan)
+        return step / 45
+
+    how = taught.teach_(lesson, images[:4], images[4:], over=over, seed=0)
+    assert how["gone_back"] == 1
+    assert taught.finite(lesson.net)
+    assert [group["top"] for group in lesson.optimizer.param_groups] == [recipe["lr"] / 2]
+
+
 def document():
     def row(name, **more):
         taught = {
