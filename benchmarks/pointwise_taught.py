@@ -39,6 +39,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "measured .5": {"keep": 0.5},
     "measured .6": {"keep": 0.6},
     "measured .4": {"keep": 0.4},
+    "measured .5, slow": {"keep": 0.5, "rate": 0.3},
     "uniform .5": {"keep": 0.5, "levels": 1},
     "learned .5": {"keep": 0.5, "learn": True, "rounds": 2},
     "uniform .6": {"keep": 0.6, "levels": 1},
@@ -50,10 +51,10 @@ ARMS: dict[str, dict[str, Any]] = {
     "width .8": {"width": 0.8},
     "width .65": {"width": 0.65},
 }
-"""Bands, and at the end what stands beside them: smaller images, and fewer channels inside the blocks over small maps, ranked by CFDP."""
+"""Bands, some with another share of the rate, and at the end what stands beside them: smaller images, and fewer channels inside the blocks over small maps, ranked by CFDP."""
 CALIBRATION, HELD = 48, 50
 """Images that the bands come from; images that are not trained on but looked at meanwhile."""
-RECIPE = {"lr": 2e-4, "cut_offs": 0.01, "blocks": 1.0, "fades": 0.75, "batch": 64}
+RECIPE = {"lr": 1e-4, "cut_offs": 0.01, "blocks": 1.0, "fades": 0.75, "batch": 64}
 """Rates of weights and of cut-offs; what the distance of the blocks weighs beside the answers, and the share of it that fades with the rate."""
 WARM, EVERY = 0.03, 20
 """Share of the training in which the rate rises; steps between two looks at the clock."""
@@ -66,22 +67,22 @@ def method(arm: Mapping[str, Any]) -> st.PointwisePruning | st.CFDP:
     """What an arm does to the network."""
     if "width" in arm:
         return st.CFDP(keep=arm["width"])
-    asked = {name: value for name, value in arm.items() if name != "where"}
+    asked = {name: value for name, value in arm.items() if name not in ("where", "rate")}
     return st.PointwisePruning(**{"pays": "macs", "score": "measured", "levels": FINE} | asked)
 
 
 def stem(name: str) -> str:
     """What the file of an arm is called: some ways to copy files know no blanks.
 
-    >>> stem("small maps .5")
-    'small-maps-5'
+    >>> stem("measured .5, slow")
+    'measured-5-slow'
     """
-    return name.replace(" ", "-").replace(".", "")
+    return name.replace(" ", "-").replace(".", "").replace(",", "")
 
 
 def planned(name: str, dense: nn.Module, images: Tensor) -> st.Plan:
     """Where an arm starts; decided on the processor, once, and kept."""
-    arm, path = ARMS[name], RUNS / "plans" / f"{stem(name)}.json"
+    arm, path = ARMS[name], RUNS / "plans" / f"{stem(name.removesuffix(', slow'))}.json"
     if not path.exists():
         seen = [*squeezed(images[:: max(1, len(images) // CALIBRATION)][:CALIBRATION], 4).split(20)]
         where = INNER if "width" in arm else arm.get("where")
@@ -323,7 +324,10 @@ def teach_(
 def taught(name: str, dense: nn.Module, sample: Tensor, chosen: argparse.Namespace, seconds: float) -> dict[str, Any]:
     """Train one arm and write its file; what is said of it."""
     began, device = time.perf_counter(), torch.device(chosen.device)
-    arm, recipe = ARMS[name], RECIPE | {"lr": chosen.lr, "batch": chosen.batch, "blocks": chosen.blocks}
+    arm, recipe = (
+        ARMS[name],
+        RECIPE | {"lr": chosen.lr * ARMS[name].get("rate", 1), "batch": chosen.batch, "blocks": chosen.blocks},
+    )
     start, done = student(name, dense, sample)
     there = sample[: chosen.images].to(device)
     learn, held = there[: -chosen.held], there[-chosen.held :]

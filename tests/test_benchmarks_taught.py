@@ -45,6 +45,8 @@ def test_every_arm_is_one_that_can_be_planned(taught):
         assert ("keep" in arm) + ("side" in arm) + ("width" in arm) == 1
         if "keep" in arm:
             asked = taught.method(arm)
+            assert ("rate" in arm) == name.endswith(", slow")
+            assert taught.ARMS[name.removesuffix(", slow")] | {"rate": 0} == arm | {"rate": 0}, "they share a plan"
             assert f".{round(10 * asked.keep)}" in name
             assert (asked.levels == 1) == name.startswith("uniform")
             assert asked.learn == name.startswith("learned")
