@@ -142,7 +142,8 @@ def finalize_(
     With an ``example`` input, each layer that also has another inference form (the factored one of Frequency
     Regularization, the two stages of reconstructed filters) is measured in all of them on this machine, and the fastest stays. A model
     with layers in two stages that is then no faster than with dense ones gets these: the whole is measured too. And the channels that a banded convolution reads are laid in the order that it needs them in, wherever the network allows
-    it. A stream of maps between such convolutions stays a spectrum where that is faster, with the norms in it folded.
+    it. A stream of maps between such convolutions stays a spectrum where that is faster, with the norms in it folded. Others take
+    the norms behind them into their weights, and clamp in the places of activations beside them.
     Each banded convolution is measured beside the dense layer, and the model with all of them beside one with none; as the model must
     compute what it did, they stay all the same, and a warning says how many run slower. With ``restore`` these are dense.
 

@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from math import inf
 
 import pytest
 import torch
@@ -62,6 +63,37 @@ def test_the_compiled_form_computes_the_plain_one(block, height, width, inside, 
             torch.testing.assert_close(module(given), expected, atol=1e-5, rtol=1e-5)
         with torch.inference_mode():
             torch.testing.assert_close(module(x), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize(("block", "height", "width", "inside", "out", "count"), SHAPES[:3])
+@pytest.mark.parametrize("limits", [(0.0, 0.5), (0.0, inf), (-inf, 0.25)])
+def test_activations_are_taken_along(block, height, width, inside, out, count, limits, monkeypatch):
+    module = layer(block, inside, out)
+    x = torch.randn(count, inside, height, width)
+    low, high = limits
+    with torch.no_grad():
+        before = plain(module, x.clamp(low, high), monkeypatch)
+        expected = before.clamp(low, high)
+        assert not torch.equal(before, expected)
+        module.read = module.written = limits
+        for given in (x, x.contiguous(memory_format=torch.channels_last)):
+            torch.testing.assert_close(module(given), expected, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(plain(module, given, monkeypatch), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiled")
+def test_what_is_no_number_stays_none_when_it_is_clamped():
+    module = layer(2, 3, 5)
+    module.read = module.written = (0.0, 6.0)
+    x = torch.zeros(1, 3, 4, 4)
+    x[0, 1, 0, 0] = torch.nan
+    with torch.no_grad():
+        found = module(x)
+    assert found[0, :, :2, :2].isnan().all()
+    assert not found[0, :, 2:].isnan().any()
 
 
 @pytest.mark.slow
@@ -195,6 +227,10 @@ def test_what_would_read_outside_is_refused(change, message):
         "bias": None,
         "block": 2,
         "out": 3,
+        "least_read": 0.0,
+        "most_read": 6.0,
+        "least_written": 0.0,
+        "most_written": 6.0,
     }
     assert torch.ops.spectrim.banded_pointwise(*arguments.values()).shape == (1, 3, 4, 4)
     with pytest.raises(RuntimeError, match=message):

@@ -447,7 +447,7 @@ def test_the_clock_decides_if_asked(monkeypatch):
 
     def judged(forms, x):
         dense, cut = forms
-        asked.append((type(cut), type(dense), tuple(x.shape)))
+        asked.append((type(cut), [type(each) for each in dense.modules() if not list(each.children())], tuple(x.shape)))
         return [0.00031, 0.0001 if cut.geometry.in_channels == 32 else 0.00042]
 
     monkeypatch.setattr(pointwise_cuttable, "least_seconds", judged)
@@ -455,8 +455,10 @@ def test_the_clock_decides_if_asked(monkeypatch):
     assert [edit.path for edit in plan.edits] == ["2"]
     said = "is measured to be faster dense (0.31 against 0.42 ms)"
     assert [(row.site, row.reason) for row in plan.skipped] == [("4", said)]
-    assert (GroupedBandsConv2d, nn.Conv2d, (1, 32, 16, 16)) in asked
-    assert (GroupedBandsConv2d, nn.Conv2d, (1, 48, 8, 8)) in asked
+    assert (GroupedBandsConv2d, [nn.Hardtanh, nn.Conv2d, nn.Hardtanh], (1, 32, 16, 16)) in asked, (
+        "with the activations beside it"
+    )
+    assert (GroupedBandsConv2d, [nn.Conv2d], (1, 48, 8, 8)) in asked
     assert kept_share(plan) <= 0.5
 
 

@@ -43,7 +43,7 @@ def clock(monkeypatch, milliseconds, paces=None):
     monkeypatch.setattr(pointwise_pruning, "build", lambda: True)
     monkeypatch.setattr(pointwise_time, "paired_latency", paired)
     monkeypatch.setattr(
-        pointwise_cuttable, "pace", lambda geometry, _: (paces or {}).get(geometry.in_channels, Pace(1.0, 0.01, 1.0))
+        pointwise_cuttable, "pace", lambda geometry, *_: (paces or {}).get(geometry.in_channels, Pace(1.0, 0.01, 1.0))
     )
     return calls
 
@@ -134,7 +134,7 @@ def test_one_level_is_one_band_for_all_channels_and_the_best_of_them():
 
 
 def test_a_pace_is_measured_at_both_ends():
-    took = pace(Geometry(64, 64, (4, 4)), (16, 16))
+    took = pace(Geometry(64, 64, (4, 4)), (16, 16), ((0.0, 6.0), (0.0, 6.0)))
     assert took.dense > 0
     assert took.slope > 0
     assert took.at(1.0) > took.at(0.0) > 0

@@ -35,7 +35,8 @@ at::Tensor banded_pack(const at::Tensor& weight) {
 
 at::Tensor banded_pointwise(const at::Tensor& x, const at::Tensor& order, const at::Tensor& kept,
                             const std::optional<at::Tensor>& source, const at::Tensor& packed,
-                            const std::optional<at::Tensor>& bias, int64_t block, int64_t out) {
+                            const std::optional<at::Tensor>& bias, int64_t block, int64_t out, double least_read,
+                            double most_read, double least_written, double most_written) {
   TORCH_CHECK(x.dim() == 4 && x.scalar_type() == at::kFloat && x.size(1) > 0 && out > 0, "banded_pointwise: wrong input");
   TORCH_CHECK(block >= 2 && block <= 8, "banded_pointwise: blocks have sides from 2 to 8");
   const int64_t in = x.size(1), frequencies = block * block;
@@ -57,7 +58,9 @@ at::Tensor banded_pointwise(const at::Tensor& x, const at::Tensor& order, const 
   auto y = at::empty({x.size(0), out, x.size(2), x.size(3)}, x.options(), at::MemoryFormat::ChannelsLast);
   if (y.numel() == 0) return y;
   const spectrim::Bands bands{in, out, static_cast<int>(block), order.const_data_ptr<int>(), counts,
-                              source.has_value() ? source->const_data_ptr<int>() : nullptr};
+                              source.has_value() ? source->const_data_ptr<int>() : nullptr,
+                              {static_cast<float>(least_read), static_cast<float>(most_read)},
+                              {static_cast<float>(least_written), static_cast<float>(most_written)}};
   const spectrim::Maps sizes{x.size(0), x.size(2), x.size(3)};
   spectrim::convolve(bands, sizes, maps.const_data_ptr<float>(), packed.const_data_ptr<float>(),
                      bias.has_value() ? bias->const_data_ptr<float>() : nullptr, y.data_ptr<float>(),
@@ -70,8 +73,8 @@ at::Tensor banded_pointwise(const at::Tensor& x, const at::Tensor& order, const 
 TORCH_LIBRARY_FRAGMENT(spectrim, m) {
   m.def("banded_pack(Tensor weight) -> Tensor");
   m.def(
-      "banded_pointwise(Tensor x, Tensor order, Tensor kept, Tensor? source, Tensor packed, Tensor? bias, int block, int out) "
-      "-> Tensor");
+      "banded_pointwise(Tensor x, Tensor order, Tensor kept, Tensor? source, Tensor packed, Tensor? bias, int block, int out, "
+      "float least_read, float most_read, float least_written, float most_written) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(spectrim, CPU, m) {

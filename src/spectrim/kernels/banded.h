@@ -2,9 +2,15 @@
 
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 namespace spectrim {
+
+struct Limits {  // of an activation
+  float low = -INFINITY, high = INFINITY;
+  bool limited() const { return low > -INFINITY || high < INFINITY; }
+};
 
 struct Bands {          // of one layer
   int64_t in, out;      // channels
@@ -12,6 +18,7 @@ struct Bands {          // of one layer
   const int* order;     // positions of the frequencies, in the order in which they are kept
   const int* kept;      // of each channel, most first
   const int* source;    // which channel of the map each of them is; null: they lie in order
+  Limits read, written; // between which numbers are clamped on their way in and out
 };
 
 struct Maps {
@@ -24,7 +31,7 @@ int64_t packed_size(int64_t in, int64_t out);
 // From (in, out), row by row, to panels of few columns, as the products read them.
 void pack(const float* weight, int64_t in, int64_t out, float* packed);
 
-// y = IDCT(W (m DCT(x))) + bias, channels last.
+// y = clamp(IDCT(W (m DCT(clamp(x)))) + bias), channels last.
 void convolve(const Bands& bands, const Maps& maps, const float* x, const float* packed, const float* bias, float* y,
               int threads);
 

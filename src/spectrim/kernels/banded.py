@@ -1,7 +1,8 @@
 """The banded pointwise convolution in one call: plain torch everywhere, compiled once that has been built or asked for."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,11 @@ _SIDES = range(2, 9)
 _ON_DEVICE = (torch.float32, torch.float16, torch.bfloat16)
 _MOST = 64
 """Coefficients of the largest block that Triton takes."""
+
+
+Limits: TypeAlias = tuple[float, float]
+"""Between which numbers an activation leaves what it reads."""
+FREE: Limits = (-inf, inf)
 
 
 class Packed(NamedTuple):
@@ -60,6 +66,8 @@ def banded_pointwise(
     block: tuple[int, int],
     in_order: bool,
     panels: Packed | None = None,
+    read: Limits = FREE,
+    written: Limits = FREE,
 ) -> Float[Tensor, "image out height width"]:
     """A pointwise convolution of the first coefficients of the blocks of its input, by dense products alone.
 
@@ -74,6 +82,7 @@ def banded_pointwise(
         block: Height and width.
         in_order: Whether ``source`` counts up from 0, so that nothing has to be sorted.
         panels: What :func:`packed` makes of ``weight`` and ``groups``, if that was done before; plain torch does not read it.
+        read, written: Between which numbers what comes in and what goes out is clamped, as by activations before and behind.
     """
     sized = block[0] * block[1] <= _MOST if x.is_cuda else block[0] == block[1] and block[0] in _SIDES
     compiled = (
@@ -89,14 +98,66 @@ def banded_pointwise(
         if x.is_cuda:
             from spectrim.kernels.banded_triton import banded_pointwise_triton
 
-            return banded_pointwise_triton(
-                x, source, ready.kept, basis, ready.panels, bias, block=block, active=ready.active
+            y = banded_pointwise_triton(
+                clamped(x, read), source, ready.kept, basis, ready.panels, bias, block=block, active=ready.active
             )
+            return clamped(y, written)
         kernel: Any = torch.ops.spectrim.banded_pointwise.default
         from_ = None if in_order else source
-        y: Tensor = kernel(x, order, ready.kept, from_, ready.panels, bias, block[0], weight.shape[1])
-        return y
-    return _plain(x, source, basis, weight, bias, groups=groups, block=block, in_order=in_order)
+        found: Tensor = kernel(
+            x, order, ready.kept, from_, ready.panels, bias, block[0], weight.shape[1], *read, *written
+        )
+        return found
+    x = clamped(x, read)
+    return clamped(_plain(x, source, basis, weight, bias, groups=groups, block=block, in_order=in_order), written)
+
+
+Ready: TypeAlias = Callable[[Tensor, Tensor | None], Tensor]
+
+
+def ready(
+    source: Int[Tensor, "in"],
+    order: Int[Tensor, "frequency"],
+    panels: Packed | None,
+    *,
+    block: tuple[int, int],
+    outputs: int,
+    in_order: bool,
+    read: Limits,
+    written: Limits,
+) -> Ready | None:
+    """One call of maps and bias, with all else looked up; None where :func:`banded_pointwise` has no compiled form on this processor.
+
+    What that asks about its arguments has to be asked about the maps before: see :func:`takes`.
+    """
+    if panels is None or not panels.kept.is_cpu or block[0] != block[1] or block[0] not in _SIDES:
+        return None
+    kernel: Any = torch.ops.spectrim.banded_pointwise.default
+    from_, kept, packed_weight, side = None if in_order else source, panels.kept, panels.panels, block[0]
+    limits = *read, *written
+    return lambda x, bias: kernel(x, order, kept, from_, packed_weight, bias, side, outputs, *limits)
+
+
+def takes(x: Tensor) -> bool:
+    """Whether :func:`ready` is for these maps, as things are: in single precision on the processor, without gradients."""
+    return (
+        x.dtype is torch.float32
+        and x.is_cpu
+        and x.ndim == 4
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def clamped(x: Tensor, limits: Limits) -> Tensor:
+    """What an activation with these limits leaves of a tensor.
+
+    >>> clamped(torch.tensor([-1.0, 3.0]), (0.0, inf))
+    tensor([0., 3.])
+    """
+    low, high = limits
+    return x if limits == FREE else x.clamp(None if low == -inf else low, None if high == inf else high)
 
 
 def _plain(

@@ -82,24 +82,26 @@ float* scratch(int which, int64_t numbers) {
 
 // -- blocks of one size -----------------------------------------------------------------------------------------------
 
-using RowsThere = void (*)(const float*, const ptrdiff_t*, const ptrdiff_t*, vec*);
+using RowsThere = void (*)(const float*, const ptrdiff_t*, const ptrdiff_t*, vec*, Clamp);
 using ColumnThere = void (*)(const vec*, float*, const ptrdiff_t*);
 using ColumnBack = void (*)(const float*, const ptrdiff_t*, vec*);
-using RowsBack = void (*)(const vec*, float*, const ptrdiff_t*, const ptrdiff_t*);
+using RowsBack = void (*)(const vec*, float*, const ptrdiff_t*, const ptrdiff_t*, Clamp);
 
 template <int B>
 struct Steps {
-  RowsThere rows_there[B + 1] = {};
+  RowsThere rows_there[2][B + 1] = {};  // as they are, and clamped
   ColumnThere column_there[B + 1] = {};
   ColumnBack column_back[B + 1] = {};
-  RowsBack rows_back[B + 1] = {};
+  RowsBack rows_back[2][B + 1] = {};
   constexpr Steps() { fill(std::make_integer_sequence<int, B>()); }
   template <int... N>
   constexpr void fill(std::integer_sequence<int, N...>) {
-    ((rows_there[N + 1] = spectrim::rows_there<B, N + 1>), ...);
+    ((rows_there[0][N + 1] = spectrim::rows_there<B, N + 1, false>), ...);
+    ((rows_there[1][N + 1] = spectrim::rows_there<B, N + 1, true>), ...);
     ((column_there[N + 1] = spectrim::column_there<B, N + 1>), ...);
     ((column_back[N + 1] = spectrim::column_back<B, N + 1>), ...);
-    ((rows_back[N + 1] = spectrim::rows_back<B, N + 1>), ...);
+    ((rows_back[0][N + 1] = spectrim::rows_back<B, N + 1, false>), ...);
+    ((rows_back[1][N + 1] = spectrim::rows_back<B, N + 1, true>), ...);
   }
 };
 
@@ -110,10 +112,15 @@ struct Convolution {
   const Maps& maps;
   const float *x, *packed, *bias;
   float* y;
+  Clamp read, written;
+  const RowsThere* rows_there;
+  const RowsBack* rows_back;
   int64_t down, across;  // blocks of a map
 
   Convolution(const Layer& layer, const Maps& maps, const float* x, const float* packed, const float* bias, float* y)
       : layer(layer), maps(maps), x(x), packed(packed), bias(bias), y(y),
+        read{layer.bands.read.low, layer.bands.read.high}, written{layer.bands.written.low, layer.bands.written.high},
+        rows_there(STEPS.rows_there[layer.bands.read.limited()]), rows_back(STEPS.rows_back[layer.bands.written.limited()]),
         down((maps.height + B - 1) / B), across((maps.width + B - 1) / B) {}
 
   int64_t blocks() const { return maps.images * down * across; }
@@ -171,7 +178,7 @@ struct Convolution {
         known = most;
       }
       vec half[B * B];
-      STEPS.rows_there[height.columns](from + first, lines, pixels, half);
+      rows_there[height.columns](from + first, lines, pixels, half, read);
       for (int v = 0; v < height.columns; ++v)
         if (height.rows[v] > 0) STEPS.column_there[height.rows[v]](half + v * B, to + first, where + v * B);
       if (least < most) {  // some of the lanes keep less
@@ -184,8 +191,8 @@ struct Convolution {
         }
       }
       // Rows of a product that begins with a row that is kept.
-      const int64_t read = std::min<int64_t>((padded(most * tile.count) + tile.count - 1) / tile.count, layer.top);
-      for (int64_t f = most; f < read; ++f) store(to + first + f * row, vec{});
+      const int64_t multiplied = std::min<int64_t>((padded(most * tile.count) + tile.count - 1) / tile.count, layer.top);
+      for (int64_t f = most; f < multiplied; ++f) store(to + first + f * row, vec{});
     }
   }
 
@@ -242,14 +249,14 @@ struct Convolution {
             lines[i] = (at.top + i) * maps.width * bands.out;
             pixels[i] = (at.left + i) * bands.out;
           }
-          STEPS.rows_back[columns](half, map + first, lines, pixels);
+          rows_back[columns](half, map + first, lines, pixels, written);
         } else {  // what reaches over an edge is left out
           float whole[B * B * LANES];
           for (int i = 0; i < B; ++i) {
             lines[i] = i * B * LANES;
             pixels[i] = i * LANES;
           }
-          STEPS.rows_back[columns](half, whole, lines, pixels);
+          rows_back[columns](half, whole, lines, pixels, written);
           for (int i = 0; i < B && at.top + i < maps.height; ++i)
             for (int j = 0; j < B && at.left + j < maps.width; ++j)
               std::memcpy(map + ((at.top + i) * maps.width + at.left + j) * bands.out + first, whole + (i * B + j) * LANES,

@@ -23,6 +23,16 @@ typedef float loose __attribute__((vector_size(LANES * sizeof(float)), aligned(4
 INLINE vec load(const float* from) { return *reinterpret_cast<const loose*>(from); }
 INLINE void store(float* to, vec v) { *reinterpret_cast<loose*>(to) = v; }
 
+// What an activation leaves of a number; one that is none stays so.
+struct Clamp {
+  float low, high;
+  INLINE vec operator()(vec v) const {
+    const vec least = vec{} + low, most = vec{} + high;
+    v = least > v ? least : v;
+    return most < v ? most : v;
+  }
+};
+
 constexpr double root(double x) {
   double y = x > 1 ? x : 1;
   for (int i = 0; i < 60; ++i) y = (y + x / y) / 2;
@@ -143,14 +153,14 @@ INLINE void inverse(const vec* y, vec* x) {
 
 // Between maps and lines. `half` holds lines across blocks that are transformed in one direction: frequency, pixel.
 
-// All rows of a block of pixels; their first N coefficients.
-template <int B, int N>
-void rows_there(const float* x, const ptrdiff_t* down, const ptrdiff_t* across, vec* half) {
+// All rows of a block of pixels, clamped or as they are; their first N coefficients.
+template <int B, int N, bool CLAMPED>
+void rows_there(const float* x, const ptrdiff_t* down, const ptrdiff_t* across, vec* half, Clamp clamp) {
   for (int i = 0; i < B; ++i) {
     const float* row = x + down[i];
     vec line[B], done[N];
 #pragma GCC unroll 8
-    for (int j = 0; j < B; ++j) line[j] = load(row + across[j]);
+    for (int j = 0; j < B; ++j) line[j] = CLAMPED ? clamp(load(row + across[j])) : load(row + across[j]);
 #pragma GCC unroll 8
     for (int j = 0; j < B; ++j) __builtin_prefetch(row + across[j] + 16);  // the next line of the cache; no prefetcher sees that
     forward<B, B, N>(line, done);
@@ -178,8 +188,8 @@ void column_back(const float* from, const ptrdiff_t* where, vec* half) {
   for (int i = 0; i < B; ++i) half[i] = done[i];
 }
 
-template <int B, int N>
-void rows_back(const vec* half, float* y, const ptrdiff_t* down, const ptrdiff_t* across) {
+template <int B, int N, bool CLAMPED>
+void rows_back(const vec* half, float* y, const ptrdiff_t* down, const ptrdiff_t* across, Clamp clamp) {
   for (int i = 0; i < B; ++i) {
     vec line[N], done[B];
 #pragma GCC unroll 8
@@ -187,7 +197,7 @@ void rows_back(const vec* half, float* y, const ptrdiff_t* down, const ptrdiff_t
     inverse<B, B, N>(line, done);
     float* row = y + down[i];
 #pragma GCC unroll 8
-    for (int j = 0; j < B; ++j) store(row + across[j], done[j]);
+    for (int j = 0; j < B; ++j) store(row + across[j], CLAMPED ? clamp(done[j]) : done[j]);
   }
 }
 

@@ -12,8 +12,11 @@ from spectrim.measure.choice import WHOLE, Choice, fastest, inputs_of
 from spectrim.measure.settling import chain_where_faster_, dense_form
 from spectrim.nn.band_groups import GroupedBandsConv2d
 from spectrim.nn.pointwise import BandedPointwiseConv2d
+from spectrim.surgery.absorbing import absorbing, released_
+from spectrim.surgery.beside import beside
 from spectrim.surgery.channels import still
 from spectrim.surgery.edits import replace_module_
+from spectrim.surgery.same import outputs_of, same
 
 _MARGIN = 0.05
 """By which share of its time a form must lose to be called slower."""
@@ -38,27 +41,12 @@ def settle_bands_(model: nn.Module, example: Tensor, *, restore: bool) -> list[C
     """
     if not any(isinstance(each, GroupedBandsConv2d | BandedPointwiseConv2d) for each in model.modules()):
         return []
+    released_(model)
     dense = _with_dense_layers(model)
     choices = chain_where_faster_(model, example, restore=restore)
-    layers = {
-        path: each
-        for path, each in model.named_modules()
-        if path and isinstance(each, GroupedBandsConv2d | BandedPointwiseConv2d)
-    }
-    inputs = inputs_of(model, list(layers), example)
-    for path, layer in layers.items():
-        banded = layer.finalized()
-        replace_module_(model, layer, banded)
-        if path not in inputs or not isinstance(banded, GroupedBandsConv2d):
-            continue  # with nothing cut it is dense
-        plain = dense.get_submodule(path)
-        with still(banded), still(plain):
-            choice = fastest({"dense": plain, "banded": banded}, inputs[path], site=path, seconds=_SECONDS)
-        if not restore:
-            choice = replace(choice, taken="banded")
-        elif choice.taken == "dense":
-            replace_module_(model, banded, plain)
-        choices.append(choice)
+    for layer in [each for each in model.modules() if isinstance(each, BandedPointwiseConv2d)]:
+        replace_module_(model, layer, layer.finalized())  # with nothing cut it is dense
+    choices += _each_layer_(model, dense, example, restore=restore)
     if not any(choice.taken in ("banded", "chained") for choice in choices):
         return choices
     with still(model), still(dense):
@@ -71,6 +59,37 @@ def settle_bands_(model: nn.Module, example: Tensor, *, restore: bool) -> list[C
         _become_(model, dense)
         choices = [replace(choice, taken="dense") for choice in choices]
     return [*choices, whole]
+
+
+def _each_layer_(model: nn.Module, dense: nn.Module, example: Tensor, *, restore: bool) -> list[Choice]:
+    """Let each layer do the work of what stands beside it, and measure all that beside the same modules of the dense model."""
+    paths = [path for path, each in model.named_modules() if path and isinstance(each, GroupedBandsConv2d)]
+    known = beside(model, example, paths)
+    befores = {each.before for each in known.values() if each.before is not None}
+    inputs = inputs_of(model, [*known, *befores], example)
+    expected = outputs_of(model, example)
+    choices, undo = [], []
+    for path, neighbours in known.items():
+        if path not in inputs:
+            continue
+        absorption = absorbing(model, path, neighbours)
+        first = next(iter(absorption.after))
+        banded = nn.Sequential(*absorption.after.values())
+        plain = nn.Sequential(*(dense.get_submodule(each) for each in absorption.after))
+        with still(banded), still(plain):
+            choice = fastest({"dense": plain, "banded": banded}, inputs[first], site=path, seconds=_SECONDS)
+        if not restore:
+            choice = replace(choice, taken="banded")
+        if choice.taken == "dense":
+            replace_module_(model, model.get_submodule(path), dense.get_submodule(path))
+            expected = outputs_of(model, example)
+        else:
+            undo.append(absorption.put_(model))
+        choices.append(choice)
+    if undo and not same(expected, outputs_of(model, example)):
+        for each in reversed(undo):
+            each()
+    return choices
 
 
 def advice(choices: Sequence[Choice], example: Tensor) -> str | None:
@@ -121,8 +140,10 @@ def _with_dense_layers(model: nn.Module) -> nn.Module:
 
 
 def _become_(model: nn.Module, other: nn.Module) -> None:
-    """Put the modules without children of another model in the places of those of another class."""
-    for path, module in list(other.named_modules()):
-        there = model.get_submodule(path)
-        if type(there) is not type(module) and not list(module.children()):
-            replace_module_(model, there, module)
+    """Put the modules of another model in the places of those without children that are of another class."""
+    for name, there in list(model.named_children()):
+        here = other.get_submodule(name)
+        if type(there) is not type(here) and not list(there.children()):
+            replace_module_(model, there, here)
+        elif there is not here:
+            _become_(there, here)

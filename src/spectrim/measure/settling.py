@@ -5,23 +5,21 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from spectrim.measure.choice import Choice, fastest, inputs_of
 from spectrim.measure.onnx_forms import between, onnx_times
 from spectrim.nn.band_groups import GroupedBandsConv2d
 from spectrim.nn.flat_bands import FlatBandsConv2d
 from spectrim.nn.pointwise import BandedPointwiseConv2d
+from spectrim.surgery.absorbing import released_
 from spectrim.surgery.chaining import Chain, chains
-from spectrim.surgery.channels import still
 from spectrim.surgery.edits import replace_module_
+from spectrim.surgery.same import outputs_of, same
 
 _MARGIN = 0.03
 """By which share of the time a form must beat the plain one."""
 _CHAIN_MARGIN = 0.05
 """Likewise, of a chain in torch."""
-_TOLERANCE = 1e-3
-"""Rounding that another order of summation may cause, relative to the largest output."""
 
 
 def settle_for_onnxruntime_(model: nn.Module, example: Tensor) -> list[Choice]:
@@ -41,6 +39,7 @@ def settle_for_onnxruntime_(model: nn.Module, example: Tensor) -> list[Choice]:
     Raises:
         UnsupportedError: A library is missing, or a form cannot be exported.
     """
+    released_(model)
     for each in [module for module in model.modules() if isinstance(module, GroupedBandsConv2d)]:
         replace_module_(model, each, _opened(each))
     banded = {path: each for path, each in model.named_modules() if isinstance(each, BandedPointwiseConv2d)}
@@ -191,24 +190,13 @@ def _times(
 
 def _join_(model: nn.Module, chain: Chain, example: Tensor) -> bool:
     """Put a chain in if the model then computes what it did."""
-    with still(model), torch.no_grad():
-        before = _outputs(model, example)
-        back = chain.join_(model)
-        try:
-            after = _outputs(model, example)
-        except (RuntimeError, ValueError):
-            after = []
-        if len(before) == len(after) and all(_close(*pair) for pair in zip(before, after, strict=True)):
-            return True
-        back()
-        return False
-
-
-def _outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
-    return [each for each in tree_leaves(model(example)) if isinstance(each, Tensor) and each.is_floating_point()]
-
-
-def _close(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape or not one.numel():
-        return one.shape == other.shape
-    return bool((one - other).abs().max() <= _TOLERANCE * one.abs().max())
+    before = outputs_of(model, example)
+    back = chain.join_(model)
+    try:
+        after = outputs_of(model, example)
+    except (RuntimeError, ValueError):
+        after = []
+    if same(before, after):
+        return True
+    back()
+    return False

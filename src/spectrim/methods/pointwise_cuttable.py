@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from spectrim.kernels.building import built
 from spectrim.measure.choice import least_seconds
 from spectrim.methods.pointwise_hosts import Pointwise, channels_of, stride_of
-from spectrim.methods.pointwise_time import Pace, grouped_layer, ones, pace, plain_layer
+from spectrim.methods.pointwise_time import NO_CLAMPS, Clamps, Pace, grouped_layer, ones, pace, plain_layer
 from spectrim.methods.spectra import Reading, order_of
 from spectrim.nn.blockwise import Geometry, multiplications
 from spectrim.transforms.bands import rounded_up
@@ -37,6 +37,7 @@ class Cuttable:
     levels: int
     last: bool
     rest: Float[Tensor, "in frequency"]
+    clamps: Clamps = NO_CLAMPS
 
     @classmethod
     def of(cls, layer: Pointwise, reading: Reading, order: str, levels: int) -> Self:
@@ -99,8 +100,8 @@ class Cuttable:
         return Geometry(self.channels, self.outputs, self.block, self.order, bias=self.bias, last=self.last)
 
     def pace(self) -> Pace:
-        """Its seconds, measured; those of all its calls."""
-        once = pace(self.geometry, self.size)
+        """Its seconds with the activations beside it, measured; those of all its calls."""
+        once = pace(self.geometry, self.size, self.clamps)
         return Pace(once.dense * self.calls, once.least * self.calls, once.whole * self.calls)
 
     def takes(self, bands: Tensor, measured: Pace) -> float:
@@ -108,10 +109,10 @@ class Cuttable:
         return measured.at(float(bands.sum()) / self.frequencies / self.channels)
 
     def timed(self, bands: Tensor) -> "Timed":
-        """Its seconds as a convolution and finalized, its channels sorted; in the memory format that it runs best in."""
+        """Its seconds as a convolution and finalized, its channels sorted, with the activations beside it; in the memory format that it runs best in."""
         memory = torch.channels_last if built() else torch.contiguous_format
         geometry = self.geometry
-        forms = (plain_layer(geometry, memory), grouped_layer(geometry, bands))
+        forms = (plain_layer(geometry, memory, self.clamps), grouped_layer(geometry, bands, self.clamps))
         return Timed(*least_seconds(forms, ones(geometry, self.size, memory)))
 
 

@@ -27,6 +27,7 @@ from spectrim.methods.tying import streams_of, together
 from spectrim.nn.learning import Learning
 from spectrim.nn.pointwise import BandedPointwiseConv2d
 from spectrim.surgery import sites
+from spectrim.surgery.beside import beside, clamps_beside
 from spectrim.surgery.edits import SwapModule
 from spectrim.surgery.plan import Plan, Skipped
 from spectrim.surgery.sensitivity import Sensitivity
@@ -205,6 +206,8 @@ class PointwisePruning(Method, name="pointwise-pruning"):
         weighed = by_time or (self.learn and self.weigh == "time")
         if weighed or self.pays == "time":
             build()  # before any layer is measured, or it is measured in the form that will not run
+            clamps = clamps_beside(model, beside(model, first[:1], layers))
+            layers = {path: replace(layer, clamps=clamps.get(path, layer.clamps)) for path, layer in layers.items()}
         paces = {path: layer.pace() for path, layer in layers.items()} if weighed else {}
         tied = streams_of(model, first[:1], layers) if self.tie else {}
         rests = together(

@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from jaxtyping import Int
@@ -17,9 +17,15 @@ from spectrim.measure.choice import least_seconds
 from spectrim.nn.band_groups import GroupedBandsConv2d
 from spectrim.nn.blockwise import Geometry
 from spectrim.nn.component import Layer, components
+from spectrim.nn.limits import FREE, Limits
+from spectrim.surgery.absorbing import absorb_
 from spectrim.surgery.arranging import sort_channels_
 from spectrim.surgery.edits import SwapModule, replace_module_
 from spectrim.surgery.plan import Plan
+
+Clamps: TypeAlias = tuple[Limits, Limits]
+"""Between which numbers activations before and behind a layer clamp."""
+NO_CLAMPS: Clamps = (FREE, FREE)
 
 _ROUNDS = 25
 """Of a measurement."""
@@ -58,30 +64,33 @@ class Pace:
         return f"{1000 * self.dense:.3g} against {1000 * self.least:.3g} to {1000 * self.whole:.3g} ms"
 
 
-def pace(geometry: Geometry, size: Sequence[int]) -> Pace:
-    """Measure a layer, its channels sorted, in the memory format that it runs best in."""
+def pace(geometry: Geometry, size: Sequence[int], clamps: Clamps = NO_CLAMPS) -> Pace:
+    """Measure a layer with the activations beside it, its channels sorted, in the memory format that it runs best in."""
     memory = torch.channels_last if built() else torch.contiguous_format
-    plain, x = plain_layer(geometry, memory), ones(geometry, size, memory)
+    plain, x = plain_layer(geometry, memory, clamps), ones(geometry, size, memory)
     few, all_of_them = (
-        grouped_layer(geometry, torch.full((geometry.in_channels,), kept)) for kept in (1, geometry.frequencies)
+        grouped_layer(geometry, torch.full((geometry.in_channels,), kept), clamps) for kept in (1, geometry.frequencies)
     )
     return Pace(*least_seconds((plain, few, all_of_them), x, seconds=0.03))
 
 
-def plain_layer(geometry: Geometry, memory: torch.memory_format) -> nn.Module:
-    """The convolution or linear layer, with ones for weights."""
+def plain_layer(geometry: Geometry, memory: torch.memory_format, clamps: Clamps = NO_CLAMPS) -> nn.Module:
+    """The convolution or linear layer, with ones for weights, and activations that work where their input lies."""
     plain: Any = geometry.dense()
     with torch.no_grad():
         for parameter in plain.parameters():
             parameter.fill_(1)
     layer: nn.Module = plain.to(memory_format=memory)
-    return layer
+    before, behind = ([] if each == FREE else [nn.Hardtanh(*each, inplace=True)] for each in clamps)
+    return nn.Sequential(*before, layer, *behind) if before or behind else layer
 
 
-def grouped_layer(geometry: Geometry, bands: Int[Tensor, "in"]) -> GroupedBandsConv2d:
-    """The finalized form, with ones for weights and its channels sorted."""
+def grouped_layer(geometry: Geometry, bands: Int[Tensor, "in"], clamps: Clamps = NO_CLAMPS) -> GroupedBandsConv2d:
+    """The finalized form, with ones for weights and its channels sorted, which does the work of the activations."""
     weight = torch.ones(geometry.out_channels, geometry.in_channels, 1, 1)
-    return GroupedBandsConv2d.of(geometry, weight, None, bands.sort(descending=True).values)
+    layer = GroupedBandsConv2d.of(geometry, weight, None, bands.sort(descending=True).values)
+    layer.read, layer.written = clamps
+    return layer
 
 
 def ones(geometry: Geometry, size: Sequence[int], memory: torch.memory_format) -> Tensor:
@@ -172,7 +181,7 @@ def _price_of(wanted: float, said: Callable[[float], float], prices: tuple[float
 
 
 def finalized_copy(model: nn.Module, edits: Sequence[SwapModule], x: Tensor) -> nn.Module:
-    """The model as it will run with some convolutions swapped, its channels laid in the order that they need."""
+    """The model as it will run with some convolutions swapped, its channels laid in the order that they need, norms and activations absorbed."""
     other = copy.deepcopy(model).eval()
     Plan("", "", tuple(edits)).apply_(other)
     sort_channels_(other, x)
@@ -180,4 +189,5 @@ def finalized_copy(model: nn.Module, edits: Sequence[SwapModule], x: Tensor) -> 
         final = cast(Layer, component).finalized()
         if final is not component:
             replace_module_(other, component, final)
+    absorb_(other, x)
     return other

@@ -1,5 +1,6 @@
 """The modules that may stand in a compressed model."""
 
+from spectrim.nn.absorbed import Absorbed as Absorbed
 from spectrim.nn.band_groups import GroupedBandsConv2d as GroupedBandsConv2d
 from spectrim.nn.component import KINDS as KINDS
 from spectrim.nn.component import Codec as Codec

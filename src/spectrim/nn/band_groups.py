@@ -7,28 +7,30 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from spectrim.kernels.banded import Packed, banded_pointwise, compiled_for, packed
+from spectrim.kernels.banded import Packed, Ready, banded_pointwise, compiled_for, packed, ready, takes
 from spectrim.nn.blockwise import Geometry, check_groups
 from spectrim.nn.component import Layer, Spec
+from spectrim.nn.limits import FREE, Limits, limits_from_json, limits_to_json
 from spectrim.transforms.scans import block_basis
 
 
 class _Held(NamedTuple):
-    """What follows from a weight and an order of channels, while they stay; holding them keeps others from coming to lie at their addresses."""
+    """What follows from a weight, an order of channels and limits, while they stay; holding tensors keeps others from coming to lie at their addresses."""
 
     weight: Tensor
-    weight_version: int
     source: Tensor
-    source_version: int
+    versions: tuple[int, int]
+    places: tuple[int, int]
+    limits: tuple[Limits, Limits]
     in_order: bool
     panels: Packed | None
+    ready: Ready | None
 
-    def fits(self, weight: Tensor, source: Tensor) -> bool:
+    def fits(self, weight: Tensor, source: Tensor, read: Limits, written: Limits) -> bool:
         return (
-            self.weight.data_ptr() == weight.data_ptr()
-            and self.weight_version == weight._version
-            and self.source.data_ptr() == source.data_ptr()
-            and self.source_version == source._version
+            self.places == (weight.data_ptr(), source.data_ptr())
+            and self.versions == (weight._version, source._version)
+            and self.limits == (read, written)
         )
 
 
@@ -45,14 +47,16 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
     with the coefficients in the order *frequency, block, channel*, so that every factor is a dense matrix, the weight is read once, and
     what a group adds to is the front of the sum. Nothing is gathered, scattered or masked on the way but the input channels, once.
     :mod:`spectrim.kernels` has it compiled, in one pass over tiles of blocks, where each frequency reads just the channels that keep it and
-    the number of groups no longer matters.
+    the number of groups no longer matters. There an activation that only clamps (``ReLU``, ``ReLU6``, ``Hardtanh``) is taken along on the way in and
+    on the way out, without a pass over the maps of its own.
 
     Args:
         geometry: Sizes, block, order, stride, bias.
         groups: Number of channels and kept coefficients of each group, most kept first.
+        read, written: Between which numbers what comes in and what goes out is clamped, for the activations whose work it does.
 
     Raises:
-        ValueError: The groups do not fit the sizes.
+        ValueError: The groups do not fit the sizes, or limits are none.
 
     >>> layer = GroupedBandsConv2d(Geometry(3, 4, (2, 2)), [(1, 4), (2, 1)])
     >>> layer(torch.zeros(1, 3, 6, 6)).shape
@@ -63,9 +67,15 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
     order: Int[Tensor, "frequency"]
     basis: Float[Tensor, "frequency pixel"]
 
-    def __init__(self, geometry: Geometry, groups: list[tuple[int, int]]) -> None:
+    def __init__(
+        self, geometry: Geometry, groups: list[tuple[int, int]], *, read: Limits = FREE, written: Limits = FREE
+    ) -> None:
         super().__init__()
         check_groups(geometry, groups)
+        for name, (low, high) in {"read": read, "written": written}.items():
+            if not low <= high:
+                raise ValueError(f"{name} must be two numbers, the lower one first, got {(low, high)}.")
+        self.read, self.written = read, written
         self.geometry = geometry
         self.groups = groups
         self.weight = nn.Parameter(torch.zeros(geometry.in_channels, geometry.out_channels))
@@ -99,12 +109,21 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
 
     def forward(self, x: Float[Tensor, "batch in height width"]) -> Float[Tensor, "batch out above across"]:
         """Maps of any size; ``above`` and ``across`` are those of the convolution. With ``last``, channels come and go last."""
+        # Not as attributes: torch's look-up of each takes as long as a small product.
+        buffers, geometry, held = self._buffers, self.geometry, self._held
+        given = self._parameters.get("weight")
+        if (
+            held is not None
+            and held.ready is not None
+            and given is not None
+            and takes(x)
+            and held.fits(given, buffers["source"], self.read, self.written)  # type: ignore[arg-type]  # it is there
+        ):
+            return held.ready(x, self._parameters["bias"] if geometry.bias else None)
         if x.ndim == 3:
             return self.forward(x[None])[0]
         weight: Tensor = self.weight
         held = self._held_for(weight)
-        # Not as attributes: torch's look-up of each takes as long as a small product.
-        buffers, geometry = self._buffers, self.geometry
         y = banded_pointwise(
             geometry.strided(geometry.channels_first(x)),
             buffers["source"],  # type: ignore[arg-type]  # there are no others
@@ -116,6 +135,8 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
             block=geometry.block,
             in_order=held is not None and held.in_order,
             panels=None if held is None else held.panels,
+            read=self.read,
+            written=self.written,
         )
         return geometry.as_read(y)
 
@@ -124,16 +145,27 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
         source = cast(Tensor, self._buffers["source"])
         if torch.compiler.is_compiling() or weight.is_inference() or source.is_inference() or source.is_meta:
             return None
-        held = self._held
-        if held is None or not held.fits(weight, source) or (held.panels is None and compiled_for(weight)):
-            there = torch.arange(self.geometry.in_channels, dtype=source.dtype, device=source.device)
+        held, geometry = self._held, self.geometry
+        fits = held is not None and held.fits(weight, source, self.read, self.written)
+        if held is None or not fits or (held.panels is None and compiled_for(weight)):
+            there = torch.arange(geometry.in_channels, dtype=source.dtype, device=source.device)
+            in_order, panels = torch.equal(source, there), packed(weight, self.groups)
+            call = None
+            if geometry.stride == (1, 1) and not geometry.last:
+                call = ready(
+                    source, cast(Tensor, self._buffers["order"]), panels,
+                    block=geometry.block, outputs=geometry.out_channels, in_order=in_order,
+                    read=self.read, written=self.written,
+                )  # fmt: skip
             held = self._held = _Held(
                 weight.detach(),
-                weight._version,
                 source.detach(),
-                source._version,
-                torch.equal(source, there),
-                packed(weight, self.groups),
+                (weight._version, source._version),
+                (weight.data_ptr(), source.data_ptr()),
+                (self.read, self.written),
+                in_order,
+                panels,
+                call,
             )
         return held
 
@@ -162,8 +194,13 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
         )
 
     def spec(self) -> Spec:
-        """Sizes, block, order and groups."""
-        return self.geometry.to_json() | {"groups": [list(group) for group in self.groups]}
+        """Sizes, block, order and groups, and the limits where there are any, null for infinite ones."""
+        limits = {"read": self.read, "written": self.written}
+        return (
+            self.geometry.to_json()
+            | {"groups": [list(group) for group in self.groups]}
+            | {name: limits_to_json(each) for name, each in limits.items() if each != FREE}
+        )
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Self:
@@ -171,8 +208,10 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
         groups = spec.get("groups")
         if not isinstance(groups, list) or not all(isinstance(each, list) and len(each) == 2 for each in groups):
             raise ValueError(f"groups must be a list of pairs, got {groups!r}.")
-        geometry = Geometry.from_json({name: value for name, value in spec.items() if name != "groups"})
-        return cls(geometry, [(each[0], each[1]) for each in groups])
+        own = {"groups", "read", "written"}
+        geometry = Geometry.from_json({name: value for name, value in spec.items() if name not in own})
+        limits = {name: limits_from_json(name, spec[name]) for name in ("read", "written") if name in spec}
+        return cls(geometry, [(each[0], each[1]) for each in groups], **limits)
 
     @classmethod
     def summary(cls, spec: Mapping[str, Any]) -> str:
@@ -184,7 +223,12 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
     def extra_repr(self) -> str:
         """Sizes for ``print(model)``."""
         last = ", last=True" * self.geometry.last
-        return f"{self.geometry.in_channels}, {self.geometry.out_channels}, block={self.geometry.block}, groups={self.groups}{last}"
+        limits = {"read": self.read, "written": self.written}
+        clamps = "".join(f", {name}={each}" for name, each in limits.items() if each != FREE)
+        return (
+            f"{self.geometry.in_channels}, {self.geometry.out_channels}, block={self.geometry.block}, "
+            f"groups={self.groups}{last}{clamps}"
+        )
 
     def _basis(self) -> Float[Tensor, "frequency pixel"]:
         return block_basis(self.geometry.block, self.geometry.positions[: self.groups[0][1]])

@@ -6,16 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from spectrim.errors import UnsupportedError
 from spectrim.nn.channel_map import ChannelMap
 from spectrim.nn.pointwise import BandedPointwiseConv2d
-from spectrim.surgery.channels import Axis, Group, groups, still
+from spectrim.surgery.channels import Axis, Group, groups
 from spectrim.surgery.edits import replace_module_
-
-_TOLERANCE = 1e-3
-"""Rounding that another order of summation may cause, relative to the largest output."""
+from spectrim.surgery.same import outputs_of, same
 
 
 def sort_channels_(model: nn.Module, example: Tensor) -> int:
@@ -40,14 +37,13 @@ def sort_channels_(model: nn.Module, example: Tensor) -> int:
         found, _ = groups(_plain(model), [example[:1]])
     except UnsupportedError:
         return 0
-    with still(model), torch.no_grad():
-        before = _outputs(model, example)
+    before = outputs_of(model, example)
+    with torch.no_grad():
         saved = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         for group in found:
             if (order := _order(group, banded)) is not None:
                 _arrange_(model, group, order, banded)
-        after = _outputs(model, example)
-        if not all(_close(one, other) for one, other in zip(before, after, strict=True)):
+        if not same(before, outputs_of(model, example)):
             for name, tensor in model.state_dict().items():
                 tensor.copy_(saved[name])
     return sum(_sorted(banded[path].kept) for path in waiting)
@@ -107,13 +103,3 @@ def _move_(tensor: Tensor, dim: int, to: Tensor, come: Tensor) -> None:
 
 def _sorted(kept: Tensor) -> bool:
     return bool((kept[1:] <= kept[:-1]).all())
-
-
-def _outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
-    return [each for each in tree_leaves(model(example)) if isinstance(each, Tensor) and each.is_floating_point()]
-
-
-def _close(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape or not one.numel():
-        return one.shape == other.shape
-    return bool((one - other).abs().max() <= _TOLERANCE * one.abs().max())

@@ -1,0 +1,45 @@
+"""Activations that only clamp: between which numbers, and how that stands in files."""
+
+import math
+from typing import Any
+
+from torch import nn
+
+from spectrim.kernels.banded import FREE, Limits
+from spectrim.nn.component import JSON
+
+__all__ = ["FREE", "Limits", "limits_from_json", "limits_of", "limits_to_json"]
+
+
+def limits_of(module: nn.Module) -> Limits | None:
+    """Between which numbers a module clamps what it reads; None where it does anything else.
+
+    >>> limits_of(nn.ReLU6()), limits_of(nn.ReLU()), limits_of(nn.GELU())
+    ((0.0, 6.0), (0.0, inf), None)
+    """
+    if type(module) is nn.ReLU:
+        return (0.0, math.inf)
+    if type(module) in (nn.ReLU6, nn.Hardtanh):
+        return (float(module.min_val), float(module.max_val))  # type: ignore[arg-type]  # torch leaves them unannotated
+    return None
+
+
+def limits_to_json(limits: Limits) -> list[JSON]:
+    """Two numbers, null where there is no limit: JSON has nothing infinite."""
+    return [each if math.isfinite(each) else None for each in limits]
+
+
+def limits_from_json(name: str, found: Any) -> Limits:
+    """Read :func:`limits_to_json`; nothing in it is trusted.
+
+    Raises:
+        ValueError: It is not that.
+
+    >>> limits_from_json("read", [0, None])
+    (0.0, inf)
+    """
+    pair = isinstance(found, list) and len(found) == 2
+    if not pair or not all(each is None or (type(each) in (int, float) and math.isfinite(each)) for each in found):
+        raise ValueError(f"{name} must be two numbers, null where there is no limit, got {found!r}.")
+    low, high = found
+    return (-math.inf if low is None else float(low), math.inf if high is None else float(high))
