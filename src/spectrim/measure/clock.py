@@ -129,7 +129,8 @@ def paired_latency(
     Args:
         models: By the names to report; the first is the reference.
         inputs: What all of them take.
-        rounds: How many figures to take of each; a figure averages as many calls as fill five milliseconds.
+        rounds: How many figures to take of each; a figure averages as many calls as fill five milliseconds, behind one that does not count: a
+            model that runs by itself finds its weights in the cache.
         warmup: Calls of each before the first round.
         threads: How many threads operations may use meanwhile; as they are if None.
         tolerance: If given, outputs must agree with those of the first model to this absolute difference.
@@ -173,6 +174,7 @@ def paired_latency(
 
 
 def _round_ms(model: nn.Module, arguments: tuple[Tensor, ...], repeats: int, device: torch.device) -> float:
+    model(*arguments)  # where it runs by itself it finds its weights in the cache, and here another one ran before
     _synchronize(device)
     start = time.perf_counter()
     for _ in range(repeats):
