@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import spectrim as st
+from spectrim.measure.clock import threads_set
 from spectrim.measure.surroundings import hardware, versions
 from spectrim.nn import cut_offs
 
@@ -47,11 +48,14 @@ ARMS: dict[str, dict[str, Any]] = {
     "small maps .5": {"keep": 0.5, "pays": "always", "where": SMALL},
     "small maps .4": {"keep": 0.4, "pays": "always", "where": SMALL},
     "small maps .3": {"keep": 0.3, "pays": "always", "where": SMALL},
+    "time .78": {"target": "time:0.78", "threads": 2},
+    "time .8": {"target": "time:0.8", "threads": 2},
+    "time .82": {"target": "time:0.82", "threads": 2},
     "192 pixels": {"side": 192},
     "width .8": {"width": 0.8},
     "width .65": {"width": 0.65},
 }
-"""Bands, some with another share of the rate, and at the end what stands beside them: smaller images, and fewer channels inside the blocks over small maps, ranked by CFDP."""
+"""Bands, in rows with a time to as much of it as they need, one image on so many threads where they are planned; some with another share of the rate, and at the end what stands beside them: smaller images, and fewer channels inside the blocks over small maps, ranked by CFDP."""
 CALIBRATION, HELD = 48, 50
 """Images that the bands come from; images that are not trained on but looked at meanwhile."""
 RECIPE = {"lr": 1e-4, "cut_offs": 0.01, "blocks": 1.0, "fades": 0.75, "batch": 64}
@@ -67,7 +71,7 @@ def method(arm: Mapping[str, Any]) -> st.PointwisePruning | st.CFDP:
     """What an arm does to the network."""
     if "width" in arm:
         return st.CFDP(keep=arm["width"])
-    asked = {name: value for name, value in arm.items() if name not in ("where", "rate")}
+    asked = {name: value for name, value in arm.items() if name not in ("threads", "where", "rate")}
     return st.PointwisePruning(**{"pays": "macs", "score": "measured", "levels": FINE} | asked)
 
 
@@ -86,7 +90,8 @@ def planned(name: str, dense: nn.Module, images: Tensor) -> st.Plan:
     if not path.exists():
         seen = [*squeezed(images[:: max(1, len(images) // CALIBRATION)][:CALIBRATION], 4).split(20)]
         where = INNER if "width" in arm else arm.get("where")
-        plan = st.plan(copy.deepcopy(dense), method(arm), where=where, calibration=seen)
+        with threads_set(arm.get("threads")):
+            plan = st.plan(copy.deepcopy(dense), method(arm), where=where, calibration=seen)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(plan.to_json() + "\n", encoding="utf-8")
     return st.Plan.from_json(path.read_text(encoding="utf-8"))
