@@ -130,7 +130,7 @@ def graphed(case: Case) -> Case:
     with torch.cuda.graph(graph):
         y = case()
 
-    def call() -> Tensor:
+    def call(_reads: Case = case) -> Tensor:  # which holds the weights and the images that the graph goes on reading
         graph.replay()
         return y
 

@@ -2,8 +2,12 @@
 
 import copy
 import fnmatch
+import gc
 import importlib
+import weakref
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -42,7 +46,7 @@ def test_every_arm_is_one_that_can_be_planned(taught):
     with torch.device("meta"):
         known = dict(torchvision.models.mobilenet_v2().named_modules())
     for name, arm in taught.ARMS.items():
-        assert ("keep" in arm) + ("side" in arm) + ("width" in arm) == 1
+        assert sum(what in arm for what in ("keep", "target", "side", "width")) == 1
         if "keep" in arm:
             asked = taught.method(arm)
             assert ("rate" in arm) == name.endswith(", slow")
@@ -51,6 +55,10 @@ def test_every_arm_is_one_that_can_be_planned(taught):
             assert (asked.levels == 1) == name.startswith("uniform")
             assert asked.learn == name.startswith("learned")
             assert all(fnmatch.filter(known, glob) for glob in arm.get("where", ()))
+        elif "target" in arm:
+            asked = taught.method(arm)
+            assert name == f"time {asked.target.removeprefix('time:0')}", "of the whole network, as its row says"
+            assert arm["threads"] == 2
         elif "width" in arm:
             assert isinstance(taught.method(arm), st.CFDP)
 
@@ -177,3 +185,18 @@ def test_what_fails_on_a_device_is_a_row_and_the_next_one_comes(taught, tmp_path
     assert rows[3] == "| layer | 1 image, float32, keep 0.5 | 2 images, float32, keep 0.5 |"
     assert rows[5].startswith("| 4 → 6 @ 14 | failed | ")
     assert rows[-1].startswith("a device, torch 2, commit None; ")
+
+
+def test_a_graph_holds_what_it_reads(taught, monkeypatch):
+    program = importlib.import_module("pointwise_triton")
+    for name in ("Stream", "CUDAGraph", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda _: nullcontext())
+    weight = torch.ones(3)
+    held = weakref.ref(weight)
+    call = program.graphed(lambda weight=weight: weight + 1)
+    del weight
+    gc.collect()
+    assert held() is not None, "its memory would be given to others while the graph reads it"
+    assert call().tolist() == [2, 2, 2]

@@ -167,6 +167,38 @@ def test_weights_made_in_inference_mode_may_change_unseen(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("inference", [False, True])
+def test_no_call_makes_tensors_from_numbers_of_the_host(inference, monkeypatch):
+    with torch.inference_mode(inference), torch.no_grad():
+        module, x = layer(7, 16, 24), torch.randn(1, 16, 14, 14)
+        expected = plain(module, x, monkeypatch)
+        for name in ("tensor", "as_tensor", "full", "arange"):
+            there = getattr(torch, name)
+            monkeypatch.setattr(
+                torch, name, lambda *a, name=name, there=there, **k: made.append(name) or there(*a, **k)
+            )
+        made = []
+        module(x)  # once, what stays is looked up
+        assert inference <= (not made), "a graph would read them when they are gone"
+        made.clear()
+        torch.testing.assert_close(module(x), expected, atol=1e-5, rtol=1e-4)
+        assert not made
+
+
+def test_what_follows_from_the_groups_survives_every_move():
+    module = layer(3, 6, 5)
+    constants = {name: getattr(module, name).clone() for name in ("order", "kept", "active", "basis")}
+    assert constants["kept"].tolist() == [kept for size, kept in module.groups for _ in range(size)]
+    assert constants["active"].tolist() == [int((constants["kept"] > f).sum()) for f in range(module.groups[0][1])]
+    assert not constants.keys() & module.state_dict().keys()
+    for moved in (copy.deepcopy(module).half(), copy.deepcopy(module).to("meta").to_empty(device="cpu")):
+        for name, tensor in constants.items():
+            assert torch.equal(getattr(moved, name), tensor)
+            assert getattr(moved, name).dtype == tensor.dtype
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiled")
 def test_threads_share_the_work(monkeypatch):
     before = torch.get_num_threads()
     try:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -22,16 +22,6 @@ Limits: TypeAlias = tuple[float, float]
 FREE: Limits = (-inf, inf)
 
 
-class Packed(NamedTuple):
-    """What the compiled form reads in place of the weight; made anew when the weight or the groups change."""
-
-    kept: Int[Tensor, "in"]
-    panels: Float[Tensor, "..."]
-    """The weight; on a processor in an order that depends on it."""
-    active: Int[Tensor, "frequency"] | None = None
-    """On a device, how many channels keep each frequency."""
-
-
 def compiled_for(weight: Tensor) -> bool:
     """Whether there is a compiled form for a weight, by where and what it is."""
     if weight.is_cuda:
@@ -39,19 +29,17 @@ def compiled_for(weight: Tensor) -> bool:
     return weight.is_cpu and weight.dtype == torch.float32 and built()
 
 
-def packed(weight: Float[Tensor, "in out"], groups: Sequence[tuple[int, int]]) -> Packed | None:
-    """The weight as the compiled form reads it; None where there is none for it."""
+def packed(weight: Float[Tensor, "in out"]) -> Float[Tensor, "..."] | None:
+    """The weight as the compiled form reads it, on a processor in an order that depends on it; None where there is none for it."""
     if not compiled_for(weight):
         return None
-    sizes, kept = (torch.tensor(each, dtype=torch.int32) for each in zip(*groups, strict=True))
-    kept = kept.repeat_interleave(sizes).to(weight.device)
+    plain = weight.detach().contiguous()
+    if weight.is_cuda:
+        return plain
+    kernel: Any = torch.ops.spectrim.banded_pack
     with torch.no_grad():
-        if weight.is_cuda:
-            from spectrim.kernels.banded_triton import counted
-
-            return Packed(kept, weight.detach().contiguous(), counted(kept, groups[0][1]))
-        kernel: Any = torch.ops.spectrim.banded_pack
-        return Packed(kept, kernel(weight.detach().contiguous()))
+        found: Tensor = kernel(plain)
+    return found
 
 
 def banded_pointwise(
@@ -63,13 +51,17 @@ def banded_pointwise(
     bias: Float[Tensor, "out"] | None,
     *,
     groups: Sequence[tuple[int, int]],
+    kept: Int[Tensor, "in"],
+    active: Int[Tensor, "kept"],
     block: tuple[int, int],
     in_order: bool,
-    panels: Packed | None = None,
+    panels: Float[Tensor, "..."] | None = None,
     read: Limits = FREE,
     written: Limits = FREE,
 ) -> Float[Tensor, "image out height width"]:
     """A pointwise convolution of the first coefficients of the blocks of its input, by dense products alone.
+
+    Nothing in a call is copied from the host to a device, so that a CUDA graph can hold it.
 
     Args:
         x: Maps of any size; continued by their last row and column where the block does not divide them.
@@ -79,9 +71,10 @@ def banded_pointwise(
         weight: The sorted channels' weights.
         bias: Added to every pixel.
         groups: Number of channels and kept coefficients, most kept first.
+        kept, active: The same as tensors: how many coefficients each channel keeps, and how many channels each coefficient.
         block: Height and width.
         in_order: Whether ``source`` counts up from 0, so that nothing has to be sorted.
-        panels: What :func:`packed` makes of ``weight`` and ``groups``, if that was done before; plain torch does not read it.
+        panels: What :func:`packed` makes of ``weight``, if that was done before; plain torch does not read it.
         read, written: Between which numbers what comes in and what goes out is clamped, as by activations before and behind.
     """
     sized = block[0] * block[1] <= _MOST if x.is_cuda else block[0] == block[1] and block[0] in _SIDES
@@ -94,19 +87,15 @@ def banded_pointwise(
         and compiled_for(weight)
         and not torch.is_autocast_enabled(x.device.type)
     )
-    if compiled and (ready := panels or packed(weight, groups)) is not None:
+    if compiled and (laid := packed(weight) if panels is None else panels) is not None:
         if x.is_cuda:
             from spectrim.kernels.banded_triton import banded_pointwise_triton
 
-            y = banded_pointwise_triton(
-                clamped(x, read), source, ready.kept, basis, ready.panels, bias, block=block, active=ready.active
-            )
+            y = banded_pointwise_triton(clamped(x, read), source, kept, basis, laid, bias, block=block, active=active)
             return clamped(y, written)
         kernel: Any = torch.ops.spectrim.banded_pointwise.default
         from_ = None if in_order else source
-        found: Tensor = kernel(
-            x, order, ready.kept, from_, ready.panels, bias, block[0], weight.shape[1], *read, *written
-        )
+        found: Tensor = kernel(x, order, kept, from_, laid, bias, block[0], weight.shape[1], *read, *written)
         return found
     x = clamped(x, read)
     return clamped(_plain(x, source, basis, weight, bias, groups=groups, block=block, in_order=in_order), written)
@@ -118,7 +107,8 @@ Ready: TypeAlias = Callable[[Tensor, Tensor | None], Tensor]
 def ready(
     source: Int[Tensor, "in"],
     order: Int[Tensor, "frequency"],
-    panels: Packed | None,
+    kept: Int[Tensor, "in"],
+    panels: Float[Tensor, "..."] | None,
     *,
     block: tuple[int, int],
     outputs: int,
@@ -130,12 +120,11 @@ def ready(
 
     What that asks about its arguments has to be asked about the maps before: see :func:`takes`.
     """
-    if panels is None or not panels.kept.is_cpu or block[0] != block[1] or block[0] not in _SIDES:
+    if panels is None or not panels.is_cpu or block[0] != block[1] or block[0] not in _SIDES:
         return None
     kernel: Any = torch.ops.spectrim.banded_pointwise.default
-    from_, kept, packed_weight, side = None if in_order else source, panels.kept, panels.panels, block[0]
-    limits = *read, *written
-    return lambda x, bias: kernel(x, order, kept, from_, packed_weight, bias, side, outputs, *limits)
+    from_, side, limits = None if in_order else source, block[0], (*read, *written)
+    return lambda x, bias: kernel(x, order, kept, from_, panels, bias, side, outputs, *limits)
 
 
 def takes(x: Tensor) -> bool:

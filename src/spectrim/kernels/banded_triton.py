@@ -1,4 +1,4 @@
-"""The banded pointwise convolution for CUDA devices: three kernels in Triton, never tuned on a device.
+"""The banded pointwise convolution for CUDA devices: three kernels in Triton, run on one of them and never timed or tuned.
 
 The first one takes the cosine transform of the blocks and writes what is kept, as frequency, block, channel. The second multiplies, at every
 frequency, the channels that keep it, a prefix of the sorted ones, with the weight. The third one transforms back and adds the

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from spectrim.kernels.banded import Packed, Ready, banded_pointwise, compiled_for, packed, ready, takes
+from spectrim.kernels.banded import Ready, banded_pointwise, compiled_for, packed, ready, takes
 from spectrim.nn.blockwise import Geometry, check_groups
 from spectrim.nn.component import Layer, Spec
 from spectrim.nn.limits import FREE, Limits, limits_from_json, limits_to_json
@@ -23,7 +23,7 @@ class _Held(NamedTuple):
     places: tuple[int, int]
     limits: tuple[Limits, Limits]
     in_order: bool
-    panels: Packed | None
+    panels: Tensor | None
     ready: Ready | None
 
     def fits(self, weight: Tensor, source: Tensor, read: Limits, written: Limits) -> bool:
@@ -65,7 +65,9 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
 
     source: Int[Tensor, "in"]
     order: Int[Tensor, "frequency"]
-    basis: Float[Tensor, "frequency pixel"]
+    kept: Int[Tensor, "in"]
+    active: Int[Tensor, "kept"]
+    basis: Float[Tensor, "kept pixel"]
 
     def __init__(
         self, geometry: Geometry, groups: list[tuple[int, int]], *, read: Limits = FREE, written: Limits = FREE
@@ -81,8 +83,8 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
         self.weight = nn.Parameter(torch.zeros(geometry.in_channels, geometry.out_channels))
         self.bias = nn.Parameter(torch.zeros(geometry.out_channels)) if geometry.bias else None
         self.register_buffer("source", torch.arange(geometry.in_channels, dtype=torch.int32))
-        self.register_buffer("order", torch.tensor(geometry.positions, dtype=torch.int32), persistent=False)
-        self.register_buffer("basis", self._basis().float(), persistent=False)
+        for name, tensor in self._constants().items():
+            self.register_buffer(name, tensor, persistent=False)
         self._held: _Held | None = None
 
     @classmethod
@@ -132,6 +134,8 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
             weight,
             self.bias,
             groups=self.groups,
+            kept=buffers["kept"],  # type: ignore[arg-type]
+            active=buffers["active"],  # type: ignore[arg-type]
             block=geometry.block,
             in_order=held is not None and held.in_order,
             panels=None if held is None else held.panels,
@@ -149,11 +153,11 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
         fits = held is not None and held.fits(weight, source, self.read, self.written)
         if held is None or not fits or (held.panels is None and compiled_for(weight)):
             there = torch.arange(geometry.in_channels, dtype=source.dtype, device=source.device)
-            in_order, panels = torch.equal(source, there), packed(weight, self.groups)
+            in_order, panels = torch.equal(source, there), packed(weight)
             call = None
             if geometry.stride == (1, 1) and not geometry.last:
                 call = ready(
-                    source, cast(Tensor, self._buffers["order"]), panels,
+                    source, self.order, self.kept, panels,
                     block=geometry.block, outputs=geometry.out_channels, in_order=in_order,
                     read=self.read, written=self.written,
                 )  # fmt: skip
@@ -230,12 +234,21 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
             f"groups={self.groups}{last}{clamps}"
         )
 
-    def _basis(self) -> Float[Tensor, "frequency pixel"]:
-        return block_basis(self.geometry.block, self.geometry.positions[: self.groups[0][1]])
+    def _constants(self, precision: torch.dtype = torch.float32) -> dict[str, Tensor]:
+        """What follows from geometry and groups: the order, how many coefficients each channel keeps and how many channels each coefficient, the basis."""
+        top, dtype = self.groups[0][1], torch.int32
+        active = [sum(size for size, kept in self.groups if kept > each) for each in range(top)]
+        return {
+            "order": torch.tensor(self.geometry.positions, dtype=dtype),
+            "kept": torch.cat([torch.full((size,), kept, dtype=dtype) for size, kept in self.groups]),
+            "active": torch.tensor(active, dtype=dtype),
+            "basis": block_basis(self.geometry.block, self.geometry.positions[:top]).to(precision),
+        }
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        # .half() must not round the transform: the basis is laid where it belongs anew.
+        # .half() must not round the transform, nor .to_empty() lose any: all are laid where they belong anew.
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-        dtype = torch.promote_types(self.basis.dtype, torch.float32)
-        self.basis = self._basis().to(self.basis.device, dtype)
+        place, precision = self.basis.device, torch.promote_types(self.basis.dtype, torch.float32)
+        for name, tensor in self._constants(precision).items():
+            setattr(self, name, tensor.to(place))
         return self
