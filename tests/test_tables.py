@@ -111,6 +111,31 @@ def test_what_the_page_says_of_small_images_is_in_the_file():
         assert times[arm, 1] > 0.9
 
 
+def test_what_the_page_says_of_small_images_on_larger_maps_is_in_the_file():
+    document = json.loads((tables.RESULTS / "pointwise_cifar10_full.json").read_text())
+    dense = {each["seed"]: each["accuracy"] for each in document["entries"] if each["arm"] == "dense"}
+    times = {(each["arm"], each["batch"], each["threads"]): each["time"] for each in document["times"]}
+
+    def lost(arm):
+        found = [dense[each["seed"]] - each["accuracy"] for each in document["entries"] if each["arm"] == arm]
+        assert len(found) == 3
+        return sum(found) / 3
+
+    assert lost("measured .5, repaired, tuned") < 0.9 < lost("measured .5, repaired")
+    for arm in ("measured .5, repaired, tuned", "measured .5, repaired"):  # the same bands
+        assert times[arm, 8, 1] < 0.785
+    assert lost("measured .6, repaired") < 0.8
+    assert times["measured .6, repaired", 8, 1] < 0.835
+
+
+def test_what_the_page_says_of_long_teaching_is_in_the_file():
+    rows = {row["name"]: row for row in json.loads((tables.RESULTS / "pointwise_taught.json").read_text())["rows"]}
+    best = max(rows.values(), key=lambda row: row["top1"])
+    assert best["name"] == "time .82"
+    assert rows["learned .5"]["top1"] > rows["measured .5"]["top1"]
+    assert rows["learned .5"]["macs"][1] > rows["measured .5"]["macs"][1]
+
+
 def test_what_the_page_says_of_two_stages_in_plain_torch_is_in_the_file():
     rows = json.loads((tables.RESULTS / "template_layers.json").read_text())["rows"]
     page = (tables.ROOT / "docs" / "methods" / "reconstructed-filters.md").read_text()
