@@ -157,6 +157,16 @@ def test_a_weight_that_changes_is_packed_again(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled")
+def test_a_bias_that_is_coded_is_decoded(monkeypatch):
+    module, x = layer(7, 16, 24), torch.randn(1, 16, 14, 14)
+    with torch.no_grad():
+        module(x)
+        torch.nn.utils.parametrize.register_parametrization(module, "bias", torch.nn.Softplus())
+        torch.testing.assert_close(module(x), plain(module, x, monkeypatch), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiled")
 def test_weights_made_in_inference_mode_may_change_unseen(monkeypatch):
     with torch.inference_mode():
         module, x = layer(7, 16, 24), torch.randn(1, 16, 14, 14)

@@ -1,7 +1,7 @@
 """What banded convolutions take in torch beside the dense layers that they stand for: measured one by one, then all together."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,10 +13,10 @@ from spectrim.measure.settling import chain_where_faster_, dense_form
 from spectrim.nn.band_groups import GroupedBandsConv2d
 from spectrim.nn.pointwise import BandedPointwiseConv2d
 from spectrim.surgery.absorbing import absorbing, released_
-from spectrim.surgery.beside import beside
+from spectrim.surgery.beside import beside, ending
 from spectrim.surgery.channels import still
 from spectrim.surgery.edits import replace_module_
-from spectrim.surgery.same import outputs_of, same
+from spectrim.surgery.same import outputs_of, still_computes
 
 _MARGIN = 0.05
 """By which share of its time a form must lose to be called slower."""
@@ -65,10 +65,17 @@ def _each_layer_(model: nn.Module, dense: nn.Module, example: Tensor, *, restore
     """Let each layer do the work of what stands beside it, and measure all that beside the same modules of the dense model."""
     paths = [path for path, each in model.named_modules() if path and isinstance(each, GroupedBandsConv2d)]
     known = beside(model, example, paths)
-    befores = {each.before for each in known.values() if each.before is not None}
+    befores = {ending(model, each.before) for each in known.values() if each.before is not None}
     inputs = inputs_of(model, [*known, *befores], example)
     expected = outputs_of(model, example)
-    choices, undo = [], []
+    choices: list[Choice] = []
+    undo: list[Callable[[], None]] = []
+
+    def check() -> None:
+        while undo and not still_computes(model, example, expected):
+            undo.pop()()
+        undo.clear()
+
     for path, neighbours in known.items():
         if path not in inputs:
             continue
@@ -81,14 +88,13 @@ def _each_layer_(model: nn.Module, dense: nn.Module, example: Tensor, *, restore
         if not restore:
             choice = replace(choice, taken="banded")
         if choice.taken == "dense":
+            check()
             replace_module_(model, model.get_submodule(path), dense.get_submodule(path))
             expected = outputs_of(model, example)
         else:
             undo.append(absorption.put_(model))
         choices.append(choice)
-    if undo and not same(expected, outputs_of(model, example)):
-        for each in reversed(undo):
-            each()
+    check()
     return choices
 
 

@@ -6,7 +6,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from spectrim.nn.component import Layer, Spec
-from spectrim.nn.limits import FREE, Limits, limits_from_json, limits_to_json
+from spectrim.nn.limits import FREE, Limits, activation_of, limits_from_json, limits_to_json
 
 
 class Absorbed(Layer, kind="absorbed"):
@@ -24,7 +24,7 @@ class Absorbed(Layer, kind="absorbed"):
 
     def __init__(self, limits: Limits = FREE) -> None:
         super().__init__()
-        if not limits[0] <= limits[1]:
+        if not limits[0] < limits[1]:
             raise ValueError(f"limits must be two numbers, the lower one first, got {limits}.")
         self.limits = limits
 
@@ -34,7 +34,7 @@ class Absorbed(Layer, kind="absorbed"):
 
     def released(self) -> nn.Module:
         """The activation again, for a convolution that clamps no longer; itself in the place of a norm."""
-        return self if self.limits == FREE else nn.Hardtanh(*self.limits).train(self.training)
+        return self if self.limits == FREE else activation_of(self.limits).train(self.training)
 
     def finalized(self) -> nn.Module:
         """Itself."""

@@ -75,7 +75,7 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
         super().__init__()
         check_groups(geometry, groups)
         for name, (low, high) in {"read": read, "written": written}.items():
-            if not low <= high:
+            if not low < high:
                 raise ValueError(f"{name} must be two numbers, the lower one first, got {(low, high)}.")
         self.read, self.written = read, written
         self.geometry = geometry
@@ -113,15 +113,16 @@ class GroupedBandsConv2d(Layer, kind="banded-pointwise-groups"):
         """Maps of any size; ``above`` and ``across`` are those of the convolution. With ``last``, channels come and go last."""
         # Not as attributes: torch's look-up of each takes as long as a small product.
         buffers, geometry, held = self._buffers, self.geometry, self._held
-        given = self._parameters.get("weight")
+        given, bias = self._parameters.get("weight"), self._parameters.get("bias")
         if (
             held is not None
             and held.ready is not None
             and given is not None
+            and (bias is not None or not geometry.bias)  # else it is coded
             and takes(x)
             and held.fits(given, buffers["source"], self.read, self.written)  # type: ignore[arg-type]  # it is there
         ):
-            return held.ready(x, self._parameters["bias"] if geometry.bias else None)
+            return held.ready(x, bias)
         if x.ndim == 3:
             return self.forward(x[None])[0]
         weight: Tensor = self.weight

@@ -8,7 +8,7 @@ from torch import nn
 from spectrim.kernels.banded import FREE, Limits
 from spectrim.nn.component import JSON
 
-__all__ = ["FREE", "Limits", "limits_from_json", "limits_of", "limits_to_json"]
+__all__ = ["FREE", "Limits", "activation_of", "limits_from_json", "limits_of", "limits_to_json"]
 
 
 def limits_of(module: nn.Module) -> Limits | None:
@@ -22,6 +22,16 @@ def limits_of(module: nn.Module) -> Limits | None:
     if type(module) in (nn.ReLU6, nn.Hardtanh):
         return (float(module.min_val), float(module.max_val))  # type: ignore[arg-type]  # torch leaves them unannotated
     return None
+
+
+def activation_of(limits: Limits) -> nn.Module:
+    """The activation that clamps between these numbers, by the name that other runtimes know best.
+
+    >>> activation_of((0.0, math.inf)), activation_of((0.0, 1.0))
+    (ReLU(), Hardtanh(min_val=0.0, max_val=1.0))
+    """
+    known = {limits_of(each): each for each in (nn.ReLU(), nn.ReLU6())}
+    return known.get(limits) or nn.Hardtanh(*limits)
 
 
 def limits_to_json(limits: Limits) -> list[JSON]:

@@ -1,6 +1,7 @@
 """Norms and activations that a finalized banded convolution does itself, without a pass over the maps of their own."""
 
 import copy
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -12,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from spectrim.nn.absorbed import Absorbed
 from spectrim.nn.band_groups import GroupedBandsConv2d
 from spectrim.nn.limits import FREE
-from spectrim.surgery.beside import Beside, beside, clamp_of
+from spectrim.surgery.beside import Beside, beside, clamp_of, ending
 from spectrim.surgery.edits import replace_module_
 
 
@@ -51,9 +52,9 @@ def absorbing(model: nn.Module, path: str, known: Beside) -> Absorption:
     front: dict[str, nn.Module] = {}
     back: dict[str, nn.Module] = {}
     read, written, scale, shift = layer.read, layer.written, None, None
-    if known.before is not None and read == FREE and (limits := clamp_of(before := model.get_submodule(known.before))):
+    if known.before is not None and read == FREE and (limits := clamp_of(model.get_submodule(known.before))):
         read = limits
-        front[known.before] = _norm_alone(before) if isinstance(before, _BatchNorm) else Absorbed(limits)
+        front[ending(model, known.before)] = Absorbed(limits)
     for name in known.behind if written == FREE else ():
         module = model.get_submodule(name)
         if (limits := clamp_of(module)) is None:  # a layer before took it
@@ -94,11 +95,8 @@ def _with(layer: GroupedBandsConv2d, scale: Tensor | None, shift: Tensor | None)
     if scale is None or shift is None:
         shared = {id(tensor): tensor for tensor in (*layer.parameters(), *layer.buffers())}
         return copy.deepcopy(layer, dict(shared))
-    sizes = layer.geometry
-    with_bias = type(sizes)(
-        sizes.in_channels, sizes.out_channels, sizes.block, sizes.order, sizes.stride, True, sizes.last
-    )
-    other = GroupedBandsConv2d(with_bias, layer.groups).to(layer.weight.device, layer.weight.dtype)
+    other = GroupedBandsConv2d(dataclasses.replace(layer.geometry, bias=True), layer.groups)
+    other.to(layer.weight.device, layer.weight.dtype)
     bias = torch.zeros_like(shift) if layer.bias is None else layer.bias
     with torch.no_grad():
         other.source.copy_(layer.source)
@@ -109,20 +107,9 @@ def _with(layer: GroupedBandsConv2d, scale: Tensor | None, shift: Tensor | None)
 
 
 def _scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """What a norm does in evaluation mode."""
+    """What a norm does in evaluation mode, in single precision at least."""
     mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
-    scale = torch.rsqrt(var + norm.eps)
-    if norm.affine:
-        scale = scale * norm.weight.detach()
-        return scale, norm.bias.detach() - mean * scale
-    return scale, -mean * scale
-
-
-def _norm_alone(norm: _BatchNorm) -> nn.Module:
-    """The norm without the activation at its end."""
-    plain = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine)
-    for name, parameter in norm.named_parameters(recurse=False):
-        setattr(plain, name, parameter)
-    for name, buffer in norm.named_buffers(recurse=False):
-        setattr(plain, name, buffer)
-    return plain
+    precision = torch.promote_types(var.dtype, torch.float32)
+    there = {name: each.detach().to(precision) for name, each in norm.named_parameters(recurse=False)}
+    scale = torch.rsqrt(var.to(precision) + norm.eps) * there.get("weight", 1)
+    return scale, there.get("bias", 0) - mean.to(precision) * scale

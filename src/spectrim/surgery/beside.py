@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from spectrim.nn.component import Layer
 from spectrim.nn.limits import FREE, Limits, limits_of
 from spectrim.surgery.channels import still
 from spectrim.surgery.outputs import tensors_in
@@ -25,7 +26,7 @@ class Beside:
     """The modules right before and right behind a layer, by dotted name; None where there are none.
 
     Attributes:
-        before: An activation that only clamps, alone or at the end of a norm, whose output nothing but the layer reads.
+        before: An activation that only clamps, or a norm that ends with one, whose output nothing but the layer reads; see :func:`ending`.
         behind: What reads the output of the layer, and nothing else does: a norm, an activation that only clamps, one behind the other,
             or both in one module.
     """
@@ -35,7 +36,7 @@ class Beside:
 
 
 def beside(model: nn.Module, example: Tensor, paths: Collection[str]) -> dict[str, Beside]:
-    """What stands beside each of some layers that are called once.
+    """What stands beside each of some layers that are called; nothing beside those that are called several times.
 
     Args:
         model: Runs once in evaluation mode, and is as before.
@@ -51,7 +52,7 @@ def beside(model: nn.Module, example: Tensor, paths: Collection[str]) -> dict[st
     handles = []
     for path, module in modules.items():
         handles += [
-            module.register_forward_pre_hook(watch.reads(path)),
+            module.register_forward_pre_hook(watch.reads(path), with_kwargs=True),
             module.register_forward_hook(watch.writes(path), always_call=True),
         ]
     try:
@@ -64,22 +65,28 @@ def beside(model: nn.Module, example: Tensor, paths: Collection[str]) -> dict[st
         watch.note(tensor, _OUTPUT)
     follows = {writer: readers[0] for writer, readers in watch.readers.items() if len(readers) == 1}
     once = {path for path, count in watch.calls.items() if count == 1}
+    alone = {id(modules[path]) for path in once}
     leads = {reader: writer for writer, reader in follows.items() if {reader, writer} <= once}
     found = {}
     for path in paths:
-        if path not in once:
+        if path not in watch.calls:
             continue
         behind: list[str] = []
-        at = path
+        at = path if path in once else ""
         while (at := follows.get(at, "")) in once and at not in paths:
             clamps = clamp_of(modules[at]) != FREE
-            if behind and not clamps:
+            if (behind and not clamps) or (isinstance(modules[at], _BatchNorm) and _writes_last(modules[path])):
                 break
             behind.append(at)
             if clamps:
                 break
         before = leads.get(path)
-        if before is None or before in paths or clamp_of(modules[before]) == FREE:
+        if (
+            before is None
+            or before in paths
+            or clamp_of(modules[before]) == FREE
+            or id(model.get_submodule(ending(model, before))) not in alone
+        ):
             before = None
         found[path] = Beside(before, tuple(behind))
     return found
@@ -106,17 +113,41 @@ def clamps_beside(model: nn.Module, known: Mapping[str, Beside]) -> dict[str, tu
 def clamp_of(module: nn.Module) -> Limits | None:
     """Between which numbers a norm or an activation clamps at its end, ``FREE`` for a norm alone; None for other modules.
 
-    A norm may bring its activation along, as timm's do.
+    A norm may bring its activation along, as timm's do. Other classes compute who knows what, and where hooks are, somebody listens.
 
     >>> clamp_of(nn.BatchNorm2d(2)), clamp_of(nn.ReLU6()), clamp_of(nn.Conv2d(2, 2, 1))
     ((-inf, inf), (0.0, 6.0), None)
     """
+    if module._forward_hooks or module._forward_pre_hooks:
+        return None
     if not isinstance(module, _BatchNorm):
         return limits_of(module)
-    inside = [each for each in module.modules() if each is not module and not isinstance(each, nn.Identity)]
-    if module.running_mean is None or module.running_var is None or len(inside) > 1:
+    if not _understood(module) or module.running_mean is None or module.running_var is None:
         return None
-    return limits_of(inside[0]) if inside else FREE
+    act = module._modules.get("act")
+    return FREE if act is None or type(act) is nn.Identity else clamp_of(act)
+
+
+def ending(model: nn.Module, path: str) -> str:
+    """The dotted name of the activation at the end of what stands at a name: of itself, or of one inside a norm.
+
+    >>> ending(nn.Sequential(nn.ReLU()), "0")
+    '0'
+    """
+    return f"{path}.act" if isinstance(model.get_submodule(path), _BatchNorm) else path
+
+
+def _understood(norm: _BatchNorm) -> bool:
+    """Whether a norm is one of torch, or one of timm, which are such norms with an activation behind."""
+    kind = type(norm)
+    return kind in (nn.BatchNorm2d, nn.SyncBatchNorm) or (
+        kind.__module__.startswith("timm.layers.") and kind.__name__ in ("BatchNormAct2d", "SyncBatchNormAct")
+    )
+
+
+def _writes_last(layer: nn.Module) -> bool:
+    """Whether what a layer writes has its channels last, so that a norm behind it is over another axis."""
+    return issubclass(layer.stands_for if isinstance(layer, Layer) else type(layer), nn.Linear)
 
 
 class _Readers(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it unannotated
@@ -129,13 +160,13 @@ class _Readers(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         self.readers: dict[str, list[str]] = {}
         self.calls: Counter[str] = Counter()
 
-    def reads(self, path: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def reads(self, path: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         """A hook for what a module takes in."""
 
-        def note(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        def note(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            self.calls[path] += 1
             if not self._inside:
-                self.calls[path] += 1
-                for each in tree_leaves(inputs):
+                for each in tree_leaves((inputs, named)):
                     self.note(each, path)
             self._inside += 1
 
