@@ -88,8 +88,21 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "width .85": {"kind": "width", "keep": 0.85},
     "28 pixels, tuned": {"kind": "pixels", "tune": True, "side": 28},
     "28 pixels": {"kind": "pixels", "side": 28},
+    **{
+        f"learned, weight {weight:g}, tuned": {
+            "kind": "bands",
+            "tune": True,
+            "keep": 1.0,
+            "levels": FINE,
+            "learn": True,
+            "rounds": 2,
+            "strength": weight,
+            "pays": "always",
+        }
+        for weight in (0.03, 0.1, 0.3, 1.0)
+    },
 }
-"""In the order in which they are run. ``tune``: trained on; the others see no label."""
+"""In the order in which they are run. ``tune``: trained on; the others see no label. With a weight, the regulariser is that times the whole cost."""
 FIRST = 12
 """So many arms are run for all seeds before the others."""
 
