@@ -43,7 +43,7 @@ def test_the_ratio_of_two_known_times_is_measured():
 def test_models_take_turns_in_alternating_order():
     calls: list[str] = []
     paired_latency({"a": Sleep("a", 6, calls), "b": Sleep("b", 6, calls)}, X, rounds=3, warmup=0)
-    assert "".join(calls[-6:]) == "abbaab"
+    assert "".join(calls[-12:]) == "aabbbbaaaabb", "each turn begins with a call that does not count"
 
 
 def test_short_calls_are_repeated_until_a_round_can_be_timed():
