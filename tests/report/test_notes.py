@@ -49,6 +49,7 @@ def test_a_network_with_bands_is_not_called_an_ordinary_one():
         ({"assign": "outputs", "start": "lstsq", "family": "scalar"}, "write (--set start=outputs)"),
         ({"assign": "outputs", "start": "outputs"}, "more templates (--keep)"),
         ({"family": "rotation"}, "more templates (--keep)"),
+        ({"family": "rotation", "target": "macs:0.6"}, "or a larger --target."),
     ],
 )
 def test_a_great_loss_of_rebuilt_filters_comes_with_what_to_try(settings, offered):

@@ -67,7 +67,8 @@ def _far_off(result: Mapping[str, Any]) -> str:
     wanted = {"assign": "outputs", "start": "outputs"}
     settings = " ".join(f"--set {name}={each}" for name, each in wanted.items() if text(result, "method", name) != each)
     scalar = text(result, "method", "family") in {"", "scalar"}
-    other = f", or fits of what filters write ({settings})" if settings and scalar else ", or more templates (--keep)"
+    more = "a larger --target" if text(result, "method", "target") else "more templates (--keep)"
+    other = f", or fits of what filters write ({settings})" if settings and scalar else f", or {more}"
     return (
         f"A network with rebuilt filters goes on recovering for many epochs. A loss like this one "
         f"({units.points(before, after)}) asks for more of them (--epochs){other}."
