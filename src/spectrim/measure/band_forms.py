@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spectrim.kernels.building import could_build
-from spectrim.measure.choice import WHOLE, Choice, fastest, inputs_of
+from spectrim.measure.choice import WHOLE, Choice, fastest, inputs_of, slower
 from spectrim.measure.settling import chain_where_faster_, dense_form
 from spectrim.nn.band_groups import GroupedBandsConv2d
 from spectrim.nn.pointwise import BandedPointwiseConv2d
@@ -18,8 +18,6 @@ from spectrim.surgery.channels import still
 from spectrim.surgery.edits import replace_module_
 from spectrim.surgery.same import outputs_of, still_computes
 
-_MARGIN = 0.05
-"""By which share of its time a form must lose to be called slower."""
 _WHOLE_MARGIN = 0.03
 _SECONDS, _WHOLE_SECONDS = 0.03, 0.2
 """To spend on timing each form of a layer, and of the whole model."""
@@ -108,22 +106,22 @@ def advice(choices: Sequence[Choice], example: Tensor) -> str | None:
     layers = [
         choice for choice in choices if choice.site != WHOLE and ("banded" in choice.ms or choice.taken == "chained")
     ]
-    slower = [choice for choice in layers if _loses(choice)]
+    losing = [choice for choice in layers if _loses(choice)]
     kernels = example.is_cpu and example.dtype == torch.float32 and could_build()
-    if not layers or not (slower or kernels):
+    if not layers or not (losing or kernels):
         return None
     said, ways = "banded convolutions run in plain torch here", []
-    if slower:
-        worst = max(slower, key=lambda choice: choice.ms[choice.taken] / choice.ms["dense"])
+    if losing:
+        worst = max(losing, key=lambda choice: choice.ms[choice.taken] / choice.ms["dense"])
         took = f"{worst.ms[worst.taken]:.3g} against {worst.ms['dense']:.3g} ms"
         said = (
-            f"{len(slower)} of {len(layers)} banded convolutions run slower here than dense ones ({worst.site}: {took})"
+            f"{len(losing)} of {len(layers)} banded convolutions run slower here than dense ones ({worst.site}: {took})"
         )
     if whole := next((choice for choice in choices if choice.site == WHOLE), None):
         said += f", the model in {whole.ms['banded']:.3g} ms, with dense ones in {whole.ms['dense']:.3g} ms"
     if kernels:
         ways.append("call spectrim.kernels.build() first (spectrim bench --kernels), which compiles a faster form once")
-    if slower:
+    if losing:
         ways.append(
             "finalize_(..., restore=True) (spectrim bench --restore), which gives layers that do not win all their frequencies back"
         )
@@ -132,7 +130,7 @@ def advice(choices: Sequence[Choice], example: Tensor) -> str | None:
 
 def _loses(choice: Choice) -> bool:
     """Whether what was taken runs slower than the dense form."""
-    return choice.ms["dense"] < (1 - _MARGIN) * choice.ms[choice.taken]
+    return slower(choice.ms[choice.taken], than=choice.ms["dense"])
 
 
 def _with_dense_layers(model: nn.Module) -> nn.Module:

@@ -10,6 +10,8 @@ from torch.utils.benchmark import Timer
 
 WHOLE = "(the model)"
 """The site of a choice of all layers together."""
+_MARGIN = 0.05
+"""By which share of its time a form must lose to be called slower."""
 _BLOCK = 0.001
 """Seconds of one timing."""
 
@@ -73,6 +75,15 @@ class Choice:
     def __str__(self) -> str:
         times = ", ".join(f"{name} {each:.4f}" for name, each in self.ms.items())
         return f"{self.site} ({' x '.join(map(str, self.input))}): {self.taken}; ms: {times}"
+
+
+def slower(ms: float, than: float) -> bool:
+    """Whether a form takes longer than another by more than chance.
+
+    >>> slower(1.04, than=1.0), slower(1.1, than=1.0)
+    (False, True)
+    """
+    return than < (1 - _MARGIN) * ms
 
 
 def fastest(

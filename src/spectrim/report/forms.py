@@ -3,12 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from spectrim.measure.choice import WHOLE
+from spectrim.measure import choice
 from spectrim.report import units
 from spectrim.report.reading import at, mappings, number, text
-
-_SLOWER = 1.05
-"""How many times as long as the dense layer a form takes that is called slower; less may be chance."""
 
 
 def rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -47,10 +44,10 @@ def slower(result: Mapping[str, Any]) -> tuple[int, int]:
     banded = [
         (dense, taken)
         for form in mappings(result, "compressed", "forms")
-        if text(form, "taken") in {"banded", "chained"} and text(form, "site") != WHOLE
+        if text(form, "taken") in {"banded", "chained"} and text(form, "site") != choice.WHOLE
         if (dense := number(form, "ms", "dense")) and (taken := number(form, "ms", text(form, "taken")))
     ]
-    return sum(taken > _SLOWER * dense for dense, taken in banded), len(banded)
+    return sum(choice.slower(taken, than=dense) for dense, taken in banded), len(banded)
 
 
 def summary(result: Mapping[str, Any]) -> str:
