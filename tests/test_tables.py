@@ -111,6 +111,17 @@ def test_what_the_page_says_of_small_images_is_in_the_file():
         assert times[arm, 1] > 0.9
 
 
+def test_what_the_page_says_of_the_weight_of_the_regulariser_is_in_the_file():
+    document = json.loads((tables.RESULTS / "pointwise_cifar10.json").read_text())
+    rows = {each["arm"]: each for each in document["entries"] if each["seed"] == 0}
+    swept = [rows[f"learned, weight {weight}, tuned"] for weight in ("0.03", "0.1", "0.3", "1")]
+    costs = [row["macs_without_transforms"] for row in swept]
+    assert costs == sorted(costs, reverse=True)
+    energy, measured = rows["energy .7"], rows["measured .7, repaired"]
+    assert swept[-1]["macs_without_transforms"] <= energy["macs_without_transforms"]
+    assert energy["accuracy"] + 2 < swept[-1]["accuracy"] < measured["accuracy"]
+
+
 def test_what_the_page_says_of_small_images_on_larger_maps_is_in_the_file():
     document = json.loads((tables.RESULTS / "pointwise_cifar10_full.json").read_text())
     dense = {each["seed"]: each["accuracy"] for each in document["entries"] if each["arm"] == "dense"}
