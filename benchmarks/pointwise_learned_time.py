@@ -11,6 +11,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import rounds
@@ -29,11 +30,15 @@ FILL = 300
 """Milliseconds of calls in a row: a network that runs by itself finds its weights in the cache."""
 
 
-def finalized(name: str, x: torch.Tensor, side: int | None = None) -> nn.Module:
-    """The network of an arm as it runs."""
-    net = st.load_(network(), RUNS / f"{name}.safetensors").eval().requires_grad_(requires_grad=False)
-    net = net if side is None else Smaller(net, side)
-    net.to(memory_format=torch.channels_last)
+def loaded(path: Path, side: int | None = None) -> nn.Module:
+    """The network of a file."""
+    net = st.load_(network(), path).eval().requires_grad_(requires_grad=False)
+    return (Smaller(net, side) if side else net).to(memory_format=torch.channels_last)
+
+
+def finalized(path: Path, x: torch.Tensor, side: int | None = None) -> nn.Module:
+    """The network of a file as it runs."""
+    net = loaded(path, side)
     with torch.no_grad():
         expected = net(x)
     st.finalize_(net, example=x)
@@ -60,7 +65,7 @@ def main() -> None:
         if chosen.arms and row["name"] not in chosen.arms:
             continue
         if (RUNS / f"{row['name']}.safetensors").exists():
-            nets[row["name"]] = finalized(row["name"], x, row.get("side"))
+            nets[row["name"]] = finalized(RUNS / f"{row['name']}.safetensors", x, row.get("side"))
     with torch.inference_mode():
         took = rounds.times(
             {name: lambda net=net: net(x) for name, net in nets.items()}, rounds=chosen.rounds, fill_ms=FILL

@@ -20,26 +20,17 @@ import rounds
 import torch
 from banded_costs import banded_costs
 from pointwise_learned import DENSE_MACS, compared
+from pointwise_learned_time import FILL, finalized, loaded
 from pointwise_mobilenetv2 import answers, network, prepared
-from pointwise_peers import Smaller
 from realdata import imagenet
 from torch import Tensor, nn
 
-import spectrim as st
 from spectrim import measure
 from spectrim.artifact.reader import read_structure
 from spectrim.kernels import build
 from spectrim.nn.component import components
 
 NAME = "pointwise_taught"
-FILL = 300
-"""Milliseconds of calls in a row."""
-
-
-def loaded(path: Path, side: int | None = None) -> nn.Module:
-    """The network of a file as it was trained, in evaluation mode."""
-    net = st.load_(network(), path).eval().requires_grad_(requires_grad=False)
-    return (Smaller(net, side) if side else net).to(memory_format=torch.channels_last)
 
 
 def multiplied(net: nn.Module, dense: nn.Module, side: int | None) -> list[int]:
@@ -69,17 +60,6 @@ def judged(
         "judge_seconds": round(time.perf_counter() - started),
         "commit": rounds.COMMIT,
     }
-
-
-def finalized(path: Path, x: Tensor, side: int | None) -> nn.Module:
-    """The network of a file as it runs."""
-    net = loaded(path, side)
-    with torch.no_grad():
-        expected = net(x)
-    st.finalize_(net, example=x)
-    with torch.no_grad():
-        torch.testing.assert_close(net(x), expected, rtol=1e-2, atol=1e-2)
-    return net
 
 
 def timed(nets: Mapping[str, nn.Module], x: Tensor, chosen: argparse.Namespace) -> list[dict[str, Any]]:

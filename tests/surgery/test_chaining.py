@@ -10,7 +10,7 @@ from torch import nn
 import spectrim as st
 from spectrim.measure import settling
 from spectrim.measure.choice import Choice
-from spectrim.nn import FlatBandsConv2d
+from spectrim.nn import Absorbed, FlatBandsConv2d
 from spectrim.surgery.chaining import chains
 
 
@@ -73,7 +73,7 @@ def test_the_network_computes_what_it_did(tie, block):
         (chain,) = chains(model, x)
         back = chain.join_(model)
         torch.testing.assert_close(model(x), before, rtol=1e-10, atol=1e-10)
-        assert type(model.blocks[0][6]) is nn.Identity
+        assert type(model.blocks[0][6]) is Absorbed
         assert type(model.blocks[0][1]) is nn.BatchNorm2d
         assert model.head.reads == "spectra"
         assert model.stem[2].writes == model.blocks[1][5].writes
@@ -148,3 +148,13 @@ def test_a_chained_network_goes_through_a_file_and_an_export(tmp_path, monkeypat
     torch.testing.assert_close(st.load_(into, tmp_path / "model.safetensors").eval()(x), expected)
     copied = copy.deepcopy(model)
     torch.testing.assert_close(copied(x), expected)
+
+
+def test_a_file_of_a_chained_network_loads_into_its_own_architecture(tmp_path):
+    model, x = pruned(Bottlenecks(), tie="stage")
+    (chain,) = chains(model, x)
+    chain.join_(model)
+    st.save(model, tmp_path / "model.safetensors", dtype=torch.float64)
+    fresh = st.load_(Bottlenecks().double().eval(), tmp_path / "model.safetensors")
+    assert isinstance(fresh.blocks[0][6], Absorbed)
+    torch.testing.assert_close(fresh(x), model(x))

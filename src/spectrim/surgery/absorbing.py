@@ -15,6 +15,7 @@ from spectrim.nn.band_groups import GroupedBandsConv2d
 from spectrim.nn.limits import FREE
 from spectrim.surgery.beside import Beside, beside, clamp_of, ending
 from spectrim.surgery.edits import replace_module_
+from spectrim.surgery.norms import scale_and_shift
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def absorbing(model: nn.Module, path: str, known: Beside) -> Absorption:
         written = limits
         back[name] = Absorbed(limits)
         if isinstance(module, _BatchNorm):
-            scale, shift = _scale_and_shift(module)
+            scale, shift = scale_and_shift(module)
     other = _with(layer, scale, shift)
     other.read, other.written = read, written
     after = {**front, path: other, **back}
@@ -104,12 +105,3 @@ def _with(layer: GroupedBandsConv2d, scale: Tensor | None, shift: Tensor | None)
         assert other.bias is not None  # noqa: S101 - asked for above
         other.bias.copy_(bias * scale + shift)
     return other.requires_grad_(layer.weight.requires_grad)
-
-
-def _scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """What a norm does in evaluation mode, in single precision at least."""
-    mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
-    precision = torch.promote_types(var.dtype, torch.float32)
-    there = {name: each.detach().to(precision) for name, each in norm.named_parameters(recurse=False)}
-    scale = torch.rsqrt(var.to(precision) + norm.eps) * there.get("weight", 1)
-    return scale, there.get("bias", 0) - mean.to(precision) * scale

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from spectrim.errors import UnsupportedError
+from spectrim.nn.absorbed import Absorbed
 from spectrim.nn.blockwise import Geometry
 from spectrim.nn.flat_bands import FlatBandsConv2d
 from spectrim.nn.pointwise import BandedPointwiseConv2d
 from spectrim.surgery.channels import still
 from spectrim.surgery.edits import replace_module_
 from spectrim.surgery.linearity import Stream, streams
+from spectrim.surgery.norms import scale_and_shift
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Chain:
 
     def join_(self, model: nn.Module) -> Callable[[], None]:
         """Put it in; the result takes it out again."""
-        after = self.layers | {path: nn.Identity() for path in self.norms}
+        after = self.layers | {path: Absorbed() for path in self.norms}
         undo = [replace_module_(model, model.get_submodule(path), each) for path, each in after.items()]
 
         def back() -> None:
@@ -108,10 +110,9 @@ def _folded(layer: BandedPointwiseConv2d, norm: _BatchNorm | None) -> tuple[Tens
     weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
     if norm is None:
         return weight, bias
-    mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
-    scale = torch.rsqrt(var + norm.eps) * (norm.weight.detach() if norm.affine else 1)
-    shift = (0 if bias is None else bias) - mean
-    return weight * scale[:, None, None, None], shift * scale + (norm.bias.detach() if norm.affine else 0)
+    scale, shift = scale_and_shift(norm)
+    both = weight * scale[:, None, None, None], (0 if bias is None else bias * scale) + shift
+    return both[0].to(weight.dtype), both[1].to(weight.dtype)
 
 
 def _norms(model: nn.Module, stream: Stream, image: Tensor, block: tuple[int, int]) -> dict[str, str] | None:
