@@ -3,7 +3,8 @@
     python benchmarks/pointwise_learned_time.py [--threads 1] [--batch 1] [--rounds 20]
 
 Each call measures one number of threads and one batch, all networks in turns, and leaves what was measured for others in the file. Norms are
-folded in all of them, they run in channels_last, and the finalized network's output is compared with that of the form that was trained.
+folded in all of them, they run in channels_last, and the finalized network's output is compared with that of the form that was trained. Beside them runs the dense
+network with its depthwise convolutions fused with the pointwise ones beside them, as finalized networks have them: what a cut is worth is the difference to that.
 """
 
 import argparse
@@ -24,8 +25,10 @@ from torch import nn
 
 import spectrim as st
 from spectrim.kernels import build
+from spectrim.measure.fused_forms import fuse_where_faster_
 
 NAME = "pointwise_learned_time"
+FUSED = "dense, fused"
 FILL = 300
 """Milliseconds of calls in a row: a network that runs by itself finds its weights in the cache."""
 
@@ -47,6 +50,13 @@ def finalized(path: Path, x: torch.Tensor, side: int | None = None) -> nn.Module
     return net
 
 
+def fused_dense(x: torch.Tensor) -> nn.Module:
+    """The dense network in the form that the others run in, with nothing cut."""
+    net = network().to(memory_format=torch.channels_last)
+    fuse_where_faster_(net, x)
+    return net
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -60,7 +70,7 @@ def main() -> None:
     assert build(), "this benchmark needs the compiled form"
     x = prepared(imagenet("imagenet-sample-1000.npz", crop=224)[0][: chosen.batch])
     document = json.loads((rounds.RESULTS / "pointwise_learned.json").read_text(encoding="utf-8"))
-    nets = {"dense": network().to(memory_format=torch.channels_last)}
+    nets = {"dense": network().to(memory_format=torch.channels_last), FUSED: fused_dense(x)}
     for row in document["rows"]:
         if chosen.arms and row["name"] not in chosen.arms:
             continue

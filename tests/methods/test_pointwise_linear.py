@@ -6,7 +6,7 @@ from torch import nn
 
 import spectrim as st
 from spectrim.measure import settling
-from spectrim.methods.pointwise_time import ones, plain_layer
+from spectrim.methods.pointwise_forms import ones, plain_layer
 from spectrim.nn import BandedPointwiseConv2d, FlatBandsConv2d, GroupedBandsConv2d, cut_offs
 from spectrim.nn.blockwise import Geometry
 from spectrim.surgery.edits import replace_module_

@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from spectrim.errors import first_line
 
-_SOURCES = ("banded.cpp", "banded_kernel.cpp", "two_stage.cpp")
+_SOURCES = ("banded.cpp", "banded_kernel.cpp", "blocks.cpp", "fused.cpp", "fused_kernel.cpp", "two_stage.cpp")
 _OP = "banded_pointwise"  # one of those that come together
 _TRITON = "spectrim.kernels.banded_triton"
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-std=c++20")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from spectrim.kernels.building import could_build
 from spectrim.measure.choice import WHOLE, Choice, fastest, inputs_of, slower
+from spectrim.measure.fused_forms import fuse_where_faster_
 from spectrim.measure.settling import chain_where_faster_, dense_form
 from spectrim.nn.band_groups import GroupedBandsConv2d
 from spectrim.nn.pointwise import BandedPointwiseConv2d
@@ -16,6 +17,7 @@ from spectrim.surgery.absorbing import absorbing, released_
 from spectrim.surgery.beside import beside, ending
 from spectrim.surgery.channels import still
 from spectrim.surgery.edits import replace_module_
+from spectrim.surgery.fusing import unfused_
 from spectrim.surgery.same import outputs_of, still_computes
 
 _WHOLE_MARGIN = 0.03
@@ -34,11 +36,12 @@ def settle_bands_(model: nn.Module, example: Tensor, *, restore: bool) -> list[C
 
     Returns:
         What was measured and taken: of each stream that can stay a spectrum (``apart``, ``chained`` or ``dense``), of each other layer
-        (``dense`` or ``banded``), and of the whole model under the name ``(the model)``, ``banded`` being the model as it is now. Layers that
+        (``dense`` or ``banded``), of each depthwise convolution with what stands beside it (``apart`` or ``fused``), and of the whole model under the name ``(the model)``, ``banded`` being the model as it is now. Layers that
         do not run are not in it.
     """
     if not any(isinstance(each, GroupedBandsConv2d | BandedPointwiseConv2d) for each in model.modules()):
         return []
+    unfused_(model)
     released_(model)
     dense = _with_dense_layers(model)
     choices = chain_where_faster_(model, example, restore=restore)
@@ -47,6 +50,7 @@ def settle_bands_(model: nn.Module, example: Tensor, *, restore: bool) -> list[C
     choices += _each_layer_(model, dense, example, restore=restore)
     if not any(choice.taken in ("banded", "chained") for choice in choices):
         return choices
+    choices += fuse_where_faster_(model, example)
     with still(model), still(dense):
         whole = fastest(
             {"dense": dense, "banded": model}, example, site=WHOLE, margin=_WHOLE_MARGIN, seconds=_WHOLE_SECONDS
@@ -54,8 +58,9 @@ def settle_bands_(model: nn.Module, example: Tensor, *, restore: bool) -> list[C
     if not restore:
         whole = replace(whole, taken="banded")
     elif whole.taken == "dense":
+        unfused_(model)
         _become_(model, dense)
-        choices = [replace(choice, taken="dense") for choice in choices]
+        choices = [replace(choice, taken="dense") for choice in choices if "dense" in choice.ms]
     return [*choices, whole]
 
 

@@ -14,6 +14,7 @@ from spectrim.nn.pointwise import BandedPointwiseConv2d
 from spectrim.surgery.absorbing import released_
 from spectrim.surgery.chaining import Chain, chains
 from spectrim.surgery.edits import replace_module_
+from spectrim.surgery.fusing import unfused_
 from spectrim.surgery.same import outputs_of, still_computes
 
 _MARGIN = 0.03
@@ -39,6 +40,7 @@ def settle_for_onnxruntime_(model: nn.Module, example: Tensor) -> list[Choice]:
     Raises:
         UnsupportedError: A library is missing, or a form cannot be exported.
     """
+    unfused_(model)
     released_(model)
     for each in [module for module in model.modules() if isinstance(module, GroupedBandsConv2d)]:
         replace_module_(model, each, _opened(each))

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from spectrim.kernels.building import built
 from spectrim.measure.choice import least_seconds
+from spectrim.methods.pointwise_forms import NO_CLAMPS, Clamps, Inside, grouped_layer, ones, plain_layer
 from spectrim.methods.pointwise_hosts import Pointwise, channels_of, stride_of
-from spectrim.methods.pointwise_time import NO_CLAMPS, Clamps, Pace, grouped_layer, ones, pace, plain_layer
+from spectrim.methods.pointwise_time import Pace, pace
 from spectrim.methods.spectra import Reading, order_of
 from spectrim.nn.blockwise import Geometry, multiplications
 from spectrim.transforms.bands import rounded_up
@@ -38,6 +39,7 @@ class Cuttable:
     last: bool
     rest: Float[Tensor, "in frequency"]
     clamps: Clamps = NO_CLAMPS
+    inside: Inside | None = None
 
     @classmethod
     def of(cls, layer: Pointwise, reading: Reading, order: str, levels: int) -> Self:
@@ -101,7 +103,7 @@ class Cuttable:
 
     def pace(self) -> Pace:
         """Its seconds with the activations beside it, measured; those of all its calls."""
-        once = pace(self.geometry, self.size, self.clamps)
+        once = pace(self.geometry, self.size, self.clamps, self.inside)
         return Pace(once.dense * self.calls, once.least * self.calls, once.whole * self.calls)
 
     def takes(self, bands: Tensor, measured: Pace) -> float:
@@ -112,8 +114,11 @@ class Cuttable:
         """Its seconds as a convolution and finalized, its channels sorted, with the activations beside it; in the memory format that it runs best in."""
         memory = torch.channels_last if built() else torch.contiguous_format
         geometry = self.geometry
-        forms = (plain_layer(geometry, memory, self.clamps), grouped_layer(geometry, bands, self.clamps))
-        return Timed(*least_seconds(forms, ones(geometry, self.size, memory)))
+        forms = (
+            plain_layer(geometry, memory, self.clamps, self.inside),
+            grouped_layer(geometry, bands, self.clamps, self.inside),
+        )
+        return Timed(*least_seconds(forms, ones(geometry, self.size, memory, self.inside)))
 
 
 class Timed(NamedTuple):

@@ -15,6 +15,7 @@ from spectrim.measure.compute import macs
 from spectrim.methods.method import Method
 from spectrim.methods.pointwise_candidates import candidates_of, check_codes, check_swapped, reason_against
 from spectrim.methods.pointwise_cuttable import Cuttable, Timed
+from spectrim.methods.pointwise_forms import insides
 from spectrim.methods.pointwise_hosts import Pointwise
 from spectrim.methods.pointwise_maps import linear_layers_on_maps
 from spectrim.methods.pointwise_measured import corrected
@@ -207,7 +208,11 @@ class PointwisePruning(Method, name="pointwise-pruning"):
         if weighed or self.pays == "time":
             build()  # before any layer is measured, or it is measured in the form that will not run
             clamps = clamps_beside(model, beside(model, first[:1], layers))
-            layers = {path: replace(layer, clamps=clamps.get(path, layer.clamps)) for path, layer in layers.items()}
+            places = insides(model, first[:1], layers)
+            layers = {
+                path: replace(layer, clamps=clamps.get(path, layer.clamps), inside=places.get(path))
+                for path, layer in layers.items()
+            }
         paces = {path: layer.pace() for path, layer in layers.items()} if weighed else {}
         tied = streams_of(model, first[:1], layers) if self.tie else {}
         rests = together(

@@ -4,28 +4,23 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import cast
 
 import torch
-from jaxtyping import Int
 from torch import Tensor, nn
 
 from spectrim.budget import Budget, Target
 from spectrim.kernels.building import built
 from spectrim.measure import paired_latency
 from spectrim.measure.choice import least_seconds
-from spectrim.nn.band_groups import GroupedBandsConv2d
+from spectrim.methods.pointwise_forms import NO_CLAMPS, Clamps, Inside, grouped_layer, ones, plain_layer
 from spectrim.nn.blockwise import Geometry
 from spectrim.nn.component import Layer, components
-from spectrim.nn.limits import FREE, Limits
 from spectrim.surgery.absorbing import absorb_
 from spectrim.surgery.arranging import sort_channels_
 from spectrim.surgery.edits import SwapModule, replace_module_
+from spectrim.surgery.fusing import blocks
 from spectrim.surgery.plan import Plan
-
-Clamps: TypeAlias = tuple[Limits, Limits]
-"""Between which numbers activations before and behind a layer clamp."""
-NO_CLAMPS: Clamps = (FREE, FREE)
 
 _ROUNDS = 25
 """Of a measurement."""
@@ -64,40 +59,15 @@ class Pace:
         return f"{1000 * self.dense:.3g} against {1000 * self.least:.3g} to {1000 * self.whole:.3g} ms"
 
 
-def pace(geometry: Geometry, size: Sequence[int], clamps: Clamps = NO_CLAMPS) -> Pace:
-    """Measure a layer with the activations beside it, its channels sorted, in the memory format that it runs best in."""
+def pace(geometry: Geometry, size: tuple[int, int], clamps: Clamps = NO_CLAMPS, inside: Inside | None = None) -> Pace:
+    """Measure a layer with what stands beside it, its channels sorted, in the memory format that it runs best in; with the whole block, if it runs in one."""
     memory = torch.channels_last if built() else torch.contiguous_format
-    plain, x = plain_layer(geometry, memory, clamps), ones(geometry, size, memory)
+    plain, x = plain_layer(geometry, memory, clamps, inside), ones(geometry, size, memory, inside)
     few, all_of_them = (
-        grouped_layer(geometry, torch.full((geometry.in_channels,), kept), clamps) for kept in (1, geometry.frequencies)
+        grouped_layer(geometry, torch.full((geometry.in_channels,), kept), clamps, inside)
+        for kept in (1, geometry.frequencies)
     )
     return Pace(*least_seconds((plain, few, all_of_them), x, seconds=0.03))
-
-
-def plain_layer(geometry: Geometry, memory: torch.memory_format, clamps: Clamps = NO_CLAMPS) -> nn.Module:
-    """The convolution or linear layer, with ones for weights, and activations that work where their input lies."""
-    plain: Any = geometry.dense()
-    with torch.no_grad():
-        for parameter in plain.parameters():
-            parameter.fill_(1)
-    layer: nn.Module = plain.to(memory_format=memory)
-    before, behind = ([] if each == FREE else [nn.Hardtanh(*each, inplace=True)] for each in clamps)
-    return nn.Sequential(*before, layer, *behind) if before or behind else layer
-
-
-def grouped_layer(geometry: Geometry, bands: Int[Tensor, "in"], clamps: Clamps = NO_CLAMPS) -> GroupedBandsConv2d:
-    """The finalized form, with ones for weights and its channels sorted, which does the work of the activations."""
-    weight = torch.ones(geometry.out_channels, geometry.in_channels, 1, 1)
-    layer = GroupedBandsConv2d.of(geometry, weight, None, bands.sort(descending=True).values)
-    layer.read, layer.written = clamps
-    return layer
-
-
-def ones(geometry: Geometry, size: Sequence[int], memory: torch.memory_format) -> Tensor:
-    """One image of ones."""
-    if geometry.last:
-        return torch.ones(1, *size, geometry.in_channels)
-    return torch.ones(1, geometry.in_channels, *size).contiguous(memory_format=memory)
 
 
 def within_time(
@@ -181,7 +151,7 @@ def _price_of(wanted: float, said: Callable[[float], float], prices: tuple[float
 
 
 def finalized_copy(model: nn.Module, edits: Sequence[SwapModule], x: Tensor) -> nn.Module:
-    """The model as it will run with some convolutions swapped, its channels laid in the order that they need, norms and activations absorbed."""
+    """The model as it will run with some convolutions swapped, its channels laid in the order that they need, norms and activations absorbed, depthwise convolutions fused."""
     other = copy.deepcopy(model).eval()
     Plan("", "", tuple(edits)).apply_(other)
     sort_channels_(other, x)
@@ -190,4 +160,7 @@ def finalized_copy(model: nn.Module, edits: Sequence[SwapModule], x: Tensor) -> 
         if final is not component:
             replace_module_(other, component, final)
     absorb_(other, x)
+    if built():
+        for block in blocks(other, x):
+            block.fuse_(other)
     return other

@@ -10,6 +10,8 @@ from spectrim.nn.component import components as components
 from spectrim.nn.factored import FactoredConv as FactoredConv
 from spectrim.nn.factored import FactoredLinear as FactoredLinear
 from spectrim.nn.flat_bands import FlatBandsConv2d as FlatBandsConv2d
+from spectrim.nn.folded import FoldedConv2d as FoldedConv2d
+from spectrim.nn.fused import FusedDepthwise as FusedDepthwise
 from spectrim.nn.learning import Learning as Learning
 from spectrim.nn.pointwise import BandedPointwiseConv2d as BandedPointwiseConv2d
 from spectrim.nn.pointwise import cut_offs as cut_offs

@@ -8,7 +8,7 @@ from torch import nn
 from spectrim.kernels.banded import FREE, Limits
 from spectrim.nn.component import JSON
 
-__all__ = ["FREE", "Limits", "activation_of", "limits_from_json", "limits_of", "limits_to_json"]
+__all__ = ["FREE", "Limits", "activation_of", "limits_from_json", "limits_of", "limits_to_json", "meet"]
 
 
 def limits_of(module: nn.Module) -> Limits | None:
@@ -53,3 +53,12 @@ def limits_from_json(name: str, found: Any) -> Limits:
         raise ValueError(f"{name} must be two numbers, null where there is no limit, got {found!r}.")
     low, high = found
     return (-math.inf if low is None else float(low), math.inf if high is None else float(high))
+
+
+def meet(one: Limits, other: Limits) -> Limits:
+    """What clamping twice comes to, where the two have numbers in common.
+
+    >>> meet((0.0, math.inf), (-1.0, 6.0))
+    (0.0, 6.0)
+    """
+    return (max(one[0], other[0]), min(one[1], other[1]))

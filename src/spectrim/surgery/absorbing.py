@@ -13,9 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from spectrim.nn.absorbed import Absorbed
 from spectrim.nn.band_groups import GroupedBandsConv2d
 from spectrim.nn.limits import FREE
+from spectrim.nn.norms import scale_and_shift
 from spectrim.surgery.beside import Beside, beside, clamp_of, ending
 from spectrim.surgery.edits import replace_module_
-from spectrim.surgery.norms import scale_and_shift
 
 
 @dataclass(frozen=True)

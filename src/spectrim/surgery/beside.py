@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from spectrim.nn.absorbed import Absorbed
 from spectrim.nn.component import Layer
 from spectrim.nn.limits import FREE, Limits, limits_of
 from spectrim.surgery.channels import still
@@ -48,28 +49,13 @@ def beside(model: nn.Module, example: Tensor, paths: Collection[str]) -> dict[st
     {'1': Beside(before='0', behind=('2', '3')), '4': Beside(before='3', behind=())}
     """
     modules = {path: each for path, each in model.named_modules() if path in paths or clamp_of(each) is not None}
-    watch = _Readers()
-    handles = []
-    for path, module in modules.items():
-        handles += [
-            module.register_forward_pre_hook(watch.reads(path), with_kwargs=True),
-            module.register_forward_hook(watch.writes(path), always_call=True),
-        ]
-    try:
-        with still(model), torch.no_grad(), watch:
-            output = model(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    for tensor in tensors_in(output):
-        watch.note(tensor, _OUTPUT)
-    follows = {writer: readers[0] for writer, readers in watch.readers.items() if len(readers) == 1}
-    once = {path for path, count in watch.calls.items() if count == 1}
+    follows, calls = readers(model, example, modules)
+    once = {path for path, count in calls.items() if count == 1}
     alone = {id(modules[path]) for path in once}
     leads = {reader: writer for writer, reader in follows.items() if {reader, writer} <= once}
     found = {}
     for path in paths:
-        if path not in watch.calls:
+        if path not in calls:
             continue
         behind: list[str] = []
         at = path if path in once else ""
@@ -90,6 +76,39 @@ def beside(model: nn.Module, example: Tensor, paths: Collection[str]) -> dict[st
             before = None
         found[path] = Beside(before, tuple(behind))
     return found
+
+
+def readers(model: nn.Module, example: Tensor, modules: Mapping[str, nn.Module]) -> tuple[dict[str, str], Counter[str]]:
+    """Of some modules those that alone read what another one writes, and how often each is called.
+
+    Args:
+        model: Runs once in evaluation mode, and is as before.
+        example: One batch.
+        modules: Of the model, by dotted name.
+
+    Returns:
+        The name of the only reader for the name of each writer that has one, and the number of calls.
+
+    >>> net = nn.Sequential(nn.ReLU6(), nn.Conv2d(8, 2, 1))
+    >>> readers(net, torch.zeros(1, 8, 4, 4), dict(net.named_children()))[0]
+    {'0': '1', '1': '(the output of the model)'}
+    """
+    watch = _Readers()
+    handles = []
+    for path, module in modules.items():
+        handles += [
+            module.register_forward_pre_hook(watch.reads(path), with_kwargs=True),
+            module.register_forward_hook(watch.writes(path), always_call=True),
+        ]
+    try:
+        with still(model), torch.no_grad(), watch:
+            output = model(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for tensor in tensors_in(output):
+        watch.note(tensor, _OUTPUT)
+    return {writer: found[0] for writer, found in watch.readers.items() if len(found) == 1}, watch.calls
 
 
 def clamps_beside(model: nn.Module, known: Mapping[str, Beside]) -> dict[str, tuple[Limits, Limits]]:
@@ -125,7 +144,7 @@ def clamp_of(module: nn.Module) -> Limits | None:
     if not _understood(module) or module.running_mean is None or module.running_var is None:
         return None
     act = module._modules.get("act")
-    return FREE if act is None or type(act) is nn.Identity else clamp_of(act)
+    return FREE if act is None or type(act) in (nn.Identity, Absorbed) else clamp_of(act)
 
 
 def ending(model: nn.Module, path: str) -> str:

@@ -13,11 +13,11 @@ from spectrim.errors import UnsupportedError
 from spectrim.nn.absorbed import Absorbed
 from spectrim.nn.blockwise import Geometry
 from spectrim.nn.flat_bands import FlatBandsConv2d
+from spectrim.nn.norms import scale_and_shift
 from spectrim.nn.pointwise import BandedPointwiseConv2d
 from spectrim.surgery.channels import still
 from spectrim.surgery.edits import replace_module_
 from spectrim.surgery.linearity import Stream, streams
-from spectrim.surgery.norms import scale_and_shift
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,341 @@
+"""Depthwise convolutions are fused with the pointwise ones beside them, where nothing else has to do with what is in between."""
+
+import copy
+import shutil
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional as F
+
+import spectrim as st
+from spectrim.errors import ArtifactError
+from spectrim.kernels import build
+from spectrim.measure import fused_forms
+from spectrim.measure.choice import Choice
+from spectrim.measure.without_transforms import macs_without_transforms
+from spectrim.nn import Absorbed, FoldedConv2d, FusedDepthwise, GroupedBandsConv2d
+from spectrim.nn.folded import Padded
+from spectrim.surgery.fusing import blocks, unfused_
+from tests.surgery.test_chaining import Bottlenecks
+
+
+@pytest.fixture
+def compiled():
+    if shutil.which("c++") is None or shutil.which("ninja") is None:
+        pytest.skip("needs a C++ compiler and ninja")
+    assert build()
+
+
+@pytest.fixture
+def fused_wins(monkeypatch):
+    """The fused form is always the faster one."""
+
+    def fastest(forms, x, *, site="", **_):
+        return Choice(site, tuple(x.shape), {"apart": 1.0, "fused": 0.5}, "fused")
+
+    monkeypatch.setattr(fused_forms, "fastest", fastest)
+
+
+class Same(nn.Conv2d):
+    """Pads as TensorFlow does, whatever the size."""
+
+    def forward(self, x):
+        tall, wide = (max((-(-side // 2) - 1) * 2 + 3 - side, 0) for side in x.shape[2:])
+        return F.conv2d(
+            F.pad(x, (wide // 2, wide - wide // 2, tall // 2, tall - tall // 2)),
+            self.weight,
+            None,
+            2,
+            0,
+            1,
+            self.groups,
+        )
+
+
+class RightAndBelow(nn.Conv2d):
+    """Pads on two sides."""
+
+    def forward(self, x):
+        return F.conv2d(F.pad(x, (0, 1, 0, 1)), self.weight, self.bias, self.stride, 0, 1, self.groups)
+
+
+class Strange(nn.Conv2d):
+    """Computes something else."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Net(nn.Module):
+    """A bottleneck; who else reads what, the flags say."""
+
+    def __init__(self, depthwise=None, *, residual=False, functional=False, twice=False, expand=True):
+        super().__init__()
+        torch.manual_seed(0)
+        self.flags = residual, functional, twice
+        self.stem = nn.Conv2d(3, 6 if expand else 12, 3)
+        self.expand = nn.Conv2d(6, 12, 1, bias=False) if expand else nn.Identity()
+        self.norm, self.act = Bottlenecks.norm(12), nn.ReLU6(inplace=True)
+        self.depthwise = depthwise or nn.Conv2d(12, 12, 3, padding=1, groups=12)
+        self.other_norm, self.other_act = Bottlenecks.norm(12), nn.ReLU()
+        self.project, self.last_norm = nn.Conv2d(12, 5, 1), Bottlenecks.norm(5)
+
+    def forward(self, x):
+        residual, functional, twice = self.flags
+        x = self.act(self.norm(self.expand(self.stem(x))))
+        y = self.other_norm(self.depthwise(x))
+        if twice:
+            y = self.other_norm(y)
+        y = F.relu(y) if functional else self.other_act(y)
+        y = y + x if residual else y
+        return self.last_norm(self.project(y))
+
+
+def image(side=18, count=1):
+    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def pruned(model, x, **settings):
+    st.compress_(model.eval(), st.PointwisePruning(keep=0.5, pays="always", **settings), calibration=x)
+    return model
+
+
+def test_a_bottleneck_is_one_block():
+    (block,) = blocks(Net().eval(), image())
+    assert block.parts == {"expand": "expand", "depthwise": "depthwise", "project": "project"}
+    assert block.norms == {"expand": "norm", "depthwise": "other_norm"}
+    assert block.order == ("expand", "norm", "act", "depthwise", "other_norm", "other_act", "project")
+    assert block.activations == {"act": (0.0, 6.0), "other_act": (0.0, torch.inf)}
+    assert block.clamps == ((0.0, 6.0), (0.0, torch.inf))
+    assert block.padded == Padded((1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("flag", ["residual", "functional", "twice"])
+def test_nothing_is_fused_where_something_else_reads_what_is_between(flag):
+    assert blocks(Net(**{flag: True}).eval(), image()) == []
+
+
+def test_without_a_pointwise_convolution_before_the_maps_come_in_as_they_are():
+    (block,) = blocks(Net(expand=False).eval(), image())
+    assert block.order == ("depthwise", "other_norm", "other_act", "project")
+
+
+@pytest.mark.parametrize("heard", ["expand", "norm", "depthwise", "other_act", "project"])
+def test_what_somebody_listens_to_stays(heard):
+    model = Net().eval()
+    model.get_submodule(heard).register_forward_hook(lambda *_: None)
+    assert all(heard not in block.order for block in blocks(model, image()))
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        (nn.Conv2d(12, 12, 3, groups=12), Padded((0, 0, 0, 0))),
+        (nn.Conv2d(12, 12, 5, 2, padding=(2, 1), groups=12), Padded((2, 1, 2, 1))),
+        (Same(12, 12, 3, 2, groups=12, bias=False), Padded(None)),
+        (RightAndBelow(12, 12, 3, 2, groups=12), Padded((0, 0, 1, 1))),
+        (RightAndBelow(12, 12, 3, 1, groups=12), Padded((0, 0, 1, 1))),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+@pytest.mark.usefixtures("compiled", "fused_wins")
+def test_padding_is_seen_in_what_a_convolution_computes(layer, expected):
+    for side in (18, 19):
+        model, x = Net(copy.deepcopy(layer)).eval().requires_grad_(requires_grad=False), image(side)
+        (block,) = blocks(model, x)
+        assert block.padded == expected
+        before = [model(image(each)) for each in (18, 19)]
+        block.fuse_(model)
+        for each, was in zip((18, 19), before, strict=True):
+            torch.testing.assert_close(model(image(each)), was)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Strange(12, 12, 3, padding=1, groups=12),
+        nn.Conv2d(12, 12, 3, padding="same", groups=12),
+        nn.Conv2d(12, 12, 3, padding=1, groups=6),
+        nn.Conv2d(12, 12, 3, padding=2, dilation=2, groups=12),
+        nn.Conv2d(12, 12, 3, padding=1, groups=12, padding_mode="reflect"),
+        nn.Conv2d(12, 12, (3, 5), padding=(1, 2), groups=12),
+        nn.Conv2d(12, 12, 7, padding=3, groups=12),
+    ],
+    ids=str,
+)
+def test_other_convolutions_stay(layer):
+    assert blocks(Net(layer).eval(), image()) == []
+
+
+@pytest.mark.usefixtures("compiled", "fused_wins")
+def test_finalizing_fuses_and_says_so():
+    model, x = pruned(Bottlenecks(), image(16, 2)), image(16, 2)
+    expected, found = model(x), []
+    st.finalize_(model, example=x, choices=found)
+    torch.testing.assert_close(model(x), expected)
+    torch.testing.assert_close(model(image(17)), copy.deepcopy(model).double()(image(17).double()).float())
+    assert [choice.site for choice in found if choice.taken == "fused"] == ["blocks.0.3", "blocks.1.3"]
+    layer = model.blocks[0][5]
+    assert isinstance(layer, FusedDepthwise)
+    assert isinstance(layer.expand, GroupedBandsConv2d)
+    assert all(isinstance(model.blocks[0][each], Absorbed) for each in (0, 1, 2, 3, 4, 6))
+    with torch.no_grad():
+        assert layer.compiled() is not None
+
+
+@pytest.mark.usefixtures("compiled", "fused_wins")
+def test_what_a_fused_network_multiplies_is_counted_as_before():
+    model, x = pruned(Bottlenecks(), image(16)), image(16)
+    apart = st.finalize_(copy.deepcopy(model))
+    before = st.measure.macs(apart, x), macs_without_transforms(apart, x)
+    st.finalize_(model, example=x)
+    assert any(isinstance(each, FusedDepthwise) for each in model.modules())
+    assert (st.measure.macs(model, x), macs_without_transforms(model, x)) == before
+
+
+@pytest.mark.usefixtures("compiled", "fused_wins")
+def test_a_fused_network_is_finalized_again_and_elsewhere():
+    model, x = pruned(Bottlenecks(), image(16)), image(16)
+    st.finalize_(model, example=x)
+    expected = model(x)
+    again = copy.deepcopy(model)
+    unfused_(again)
+    assert not any(isinstance(each, FusedDepthwise) for each in again.modules())
+    torch.testing.assert_close(again(x), expected)
+    st.finalize_(model, example=x)
+    torch.testing.assert_close(model(x), expected)
+    wrapped = nn.Sequential(nn.Identity(), model)  # places are relative
+    unfused_(wrapped)
+    torch.testing.assert_close(wrapped(x), expected)
+
+
+@pytest.mark.usefixtures("compiled", "fused_wins")
+def test_onnxruntime_gets_the_parts():
+    pytest.importorskip("onnxruntime")
+    model, x = pruned(Bottlenecks(), image(16)), image(16)
+    st.finalize_(model, example=x)
+    st.finalize_(model, example=x, runtime="onnxruntime")
+    assert not any(isinstance(each, FusedDepthwise) for each in model.modules())
+
+
+@pytest.mark.usefixtures("compiled", "fused_wins")
+def test_restoring_takes_fused_layers_apart(monkeypatch):
+    from spectrim.measure import band_forms
+
+    model, x = Bottlenecks().eval(), image(16)
+    expected = model(x)
+    pruned(model, x)
+
+    def fastest(forms, x, *, site="", **_):
+        taken = "dense" if site == "(the model)" else "banded"
+        return Choice(site, tuple(x.shape), dict.fromkeys(forms, 1.0), taken)
+
+    monkeypatch.setattr(band_forms, "fastest", fastest)
+    found = []
+    st.finalize_(model, example=x, restore=True, choices=found)
+    torch.testing.assert_close(model(x), expected)
+    assert {choice.taken for choice in found} == {"dense"}
+
+
+@pytest.mark.usefixtures("compiled", "fused_wins")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_files_hold_fused_layers(tmp_path, dtype):
+    model, x = pruned(Net(RightAndBelow(12, 12, 3, 2, groups=12, bias=False)), image()), image()
+    st.finalize_(model, example=x)
+    assert isinstance(model.project, FusedDepthwise)
+    expected = model(x)
+    st.save(model, tmp_path / "net.safetensors", dtype=dtype)
+    fresh = st.load_(Net(RightAndBelow(12, 12, 3, 2, groups=12, bias=False)), tmp_path / "net.safetensors").eval()
+    assert isinstance(fresh.project, FusedDepthwise)
+    close = {"rtol": 1e-2, "atol": 1e-2} if dtype == torch.float16 else {}
+    torch.testing.assert_close(fresh(x), expected, **close)
+    unfused_(fresh)
+    assert isinstance(fresh.depthwise, FoldedConv2d)
+    torch.testing.assert_close(fresh(x), expected, **close)
+    st.save(fresh, tmp_path / "apart.safetensors", dtype=dtype)
+    apart = st.load_(Net(RightAndBelow(12, 12, 3, 2, groups=12, bias=False)), tmp_path / "apart.safetensors").eval()
+    torch.testing.assert_close(apart(x), expected, **close)
+
+
+def spec():
+    model, x = Net().eval(), image()
+    (block,) = blocks(model, x)
+    return block.fused(model).spec()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sizes": [6, 12]},
+        {"sizes": [6, 12, 0]},
+        {"sizes": "6"},
+        {"biases": [1, True]},
+        {"biases": [True]},
+        {"kernel": 2.5},
+        {"kernel": 10**9},
+        {"clamps": [[0, 6]]},
+        {"clamps": [[0, 6], [1, "a"]]},
+        {"places": {"up": 0, "parts": {"depthwise": "0"}, "activations": {}}},
+        {"places": {"up": 1, "parts": {"depthwise": 0}, "activations": {}}},
+        {"places": {"up": 1, "parts": {"elsewhere": "0"}, "activations": {}}},
+        {"places": 3},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_files_are_not_trusted(change):
+    FusedDepthwise.from_spec(spec())
+    with pytest.raises(ValueError, match=r"."):
+        FusedDepthwise.from_spec(spec() | change)
+
+
+@pytest.mark.usefixtures("compiled", "fused_wins")
+def test_a_file_for_another_layer_is_refused(tmp_path):
+    model, x = pruned(Net(), image()), image()
+    st.save(st.finalize_(model, example=x), tmp_path / "net.safetensors")
+    other = Net()
+    other.project = nn.Linear(12, 5)
+    with pytest.raises(ArtifactError, match=r"project"):
+        st.load_(other, tmp_path / "net.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiled", "fused_wins")
+@pytest.mark.parametrize(
+    ("build_model", "size", "count"),
+    [
+        (torchvision.models.mobilenet_v2, 64, 17),
+        (lambda: timm.create_model("mobilenetv1_100"), 64, 13),
+        (lambda: timm.create_model("tf_efficientnet_lite0"), 64, 16),
+        (lambda: timm.create_model("mobilenetv3_large_100"), 64, 0),
+        (lambda: timm.create_model("resnet18"), 64, 0),
+    ],
+    ids=["MobileNetV2", "MobileNetV1", "EfficientNet-Lite0", "MobileNetV3", "ResNet-18"],
+)
+def test_real_networks(build_model, size, count):
+    torch.manual_seed(0)
+    model, x = build_model().eval().requires_grad_(requires_grad=False), torch.randn(1, 3, size, size)
+    found = blocks(model, x)
+    assert len(found) >= count if count else True
+    if not count:
+        return
+    pruned(model, x, score="energy")
+    expected = model(x)
+    st.finalize_(model, example=x)
+    torch.testing.assert_close(model(x), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    assert sum(isinstance(each, FusedDepthwise) for each in model.modules()) == len(found)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"in": 0}, {"groups": 5}, {"kernel": 99}, {"padding": [1, 1, 1]}, {"padding": [1, 1, 1, -1]}, {"more": 1}],
+    ids=str,
+)
+def test_files_of_folded_convolutions_are_not_trusted_either(change):
+    spec = FoldedConv2d(4, 8, 3, 1, 2, Padded((1, 1, 1, 1))).spec()
+    assert FoldedConv2d.from_spec(spec).spec() == spec
+    with pytest.raises(ValueError, match=r"."):
+        FoldedConv2d.from_spec(spec | change)
