@@ -20,6 +20,8 @@ from typing import Any
 import rounds
 import torch
 from banded_costs import banded_costs
+from judging import compared, judgement
+from pointwise_clock import DENSE, FUSED, Clock
 from pointwise_mobilenetv2 import network, prepared
 from realdata import imagenet
 from torch import Tensor, nn
@@ -215,21 +217,6 @@ def method(arm: Mapping[str, Any]) -> st.PointwisePruning:
     return st.PointwisePruning(**{"pays": "always", "score": "output"} | more)
 
 
-def compared(found: Tensor, dense: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Top-1 of predictions beside those of the dense network: the difference in points, its 95 % interval, and the agreement."""
-    right, was = found == labels, dense == labels
-    better, worse, n = int((right & ~was).sum()), int((~right & was).sum()), len(labels)
-    spread = 1.96 * math.sqrt(max(better + worse - (better - worse) ** 2 / n, 0)) / n
-    points = (better - worse) / n
-    return {
-        "top1": 100 * right.double().mean().item(),
-        "points": 100 * points,
-        "interval": [100 * (points - spread), 100 * (points + spread)],
-        "changed": {"worse": worse, "better": better},
-        "agreement": 100 * (found == dense).double().mean().item(),
-    }
-
-
 def search(dense: nn.Module, images: Tensor, views: list[dict[str, Tensor]]) -> list[dict[str, Any]]:
     """Each trial on the first images, judged by the rest."""
     held = {key: value[LEARN:] for key, value in views[1].items()}
@@ -320,33 +307,27 @@ def main() -> None:
 def table(document: Mapping[str, Any]) -> str:
     """Accuracy beside operations and, where they were measured, times."""
     timed_in = rounds.RESULTS / "pointwise_learned_time.json"
-    timed = json.loads(timed_in.read_text(encoding="utf-8")) if timed_in.exists() else {"rows": []}
-    settings = sorted({(row["threads"], row["batch"]) for row in timed["rows"]}, key=lambda each: (each[1], each[0]))
-    times = {(row["name"], row["threads"], row["batch"]): row["time"] for row in timed["rows"]}
-    heads = [f"time, batch {batch}, {threads} thread{'s' * (threads > 1)}" for threads, batch in settings]
-    lines = [
-        "| " + " | ".join(["bands", "epochs", "MACs without transforms", "MACs with", *heads, "top-1, %", "points (95 % interval)", "agreement, %"]) + " |",
-        "| :-- |" + " --: |" * (6 + len(settings)),
-    ]  # fmt: skip
+    times = Clock(json.loads(timed_in.read_text(encoding="utf-8"))["rows"] if timed_in.exists() else [])
+    heads = ["bands", "epochs", "MACs without transforms", "MACs with", *(f"time, {each}" for each in times.heads), "top-1, %", "points (95 % interval)", "agreement, %"]  # fmt: skip
+    lines = ["| " + " | ".join(heads) + " |", "| :-- |" + " --: |" * (len(heads) - 1)]
+    lines += ["| " + " | ".join([name, "", "1", "1", *times.cells(name), "", "", ""]) + " |" for name in (DENSE, FUSED)]
     for row in document["rows"]:
         whole, kept, transforms = row["macs"]
-        low, high = row["interval"]
         cells = [
             row["name"],
             f"{row['recipe']['epochs']}" if row["recipe"] else "",
             f"{1 - (whole - kept) / DENSE_MACS:.3f}",
             f"{1 - (whole - kept - transforms) / DENSE_MACS:.3f}",
-            *(f"{times[row['name'], *each]:.3f}" if (row["name"], *each) in times else "–" for each in settings),
-            f"{row['top1']:.2f}",
-            f"{row['points']:+.2f} ({low:+.2f} to {high:+.2f})",
-            f"{row['agreement']:.1f}",
+            *times.cells(row["name"]),
+            *judgement(row),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    commits, learned = (sorted({row["commit"] for row in each["rows"]}) for each in (timed, document))
+    learned = ", ".join(sorted({row["commit"] for row in document["rows"]}))
     note = (
-        f"{document['hardware']['cpu']}, torch {document['versions']['torch']}, accuracy at commits {', '.join(learned)}, "
-        f"times at {', '.join(commits) or 'none'}; {document['images']:,} validation images, {document['sample']:,} others to learn from; "
-        f"epochs of Adam on the dense network's answers and blocks; multiplications and times relative to the dense network."
+        f"{document['hardware']['cpu']}, torch {document['versions']['torch']}, accuracy at commits {learned}, "
+        f"times at {times.commits() or 'none'}; {document['images']:,} validation images, {document['sample']:,} others to learn from; "
+        f"epochs of Adam on the dense network's answers and blocks; multiplications and times relative to the dense network, "
+        "the times of the least of all rounds / the median over the rounds, in each of which all take their turn."
     )
     return "\n".join(lines) + "\n\n" + note
 

@@ -1,52 +1,59 @@
 """MobileNetV2 on ImageNet images, its pointwise convolutions pruned without training: accuracy against measured time.
 
-    python benchmarks/pointwise_mobilenetv2.py [--rounds 40] [--threads 1] [--setting 0 1 2 ...]
+    python benchmarks/pointwise_mobilenetv2.py [--setting 0 1 2 ...]                          # plan, judge, keep the networks in runs/
+    python benchmarks/pointwise_mobilenetv2.py --time [--batch 1] [--threads 1] [--rounds 20]  # those that are there
 
 Needs ``SPECTRIM_DATA`` with imagenet-val-1300.npz, imagenet-sample-1000.npz (for the bands) and the weights of MobileNetV2.
-Both networks have their norms folded and run in channels_last, batch 1; a layer is cut only where it is measured to be
-faster, or, for a target of multiplications, where those are saved. Of a target, what the plan promised stands beside what was measured afterwards. In some rows the weights that are left are then fitted in closed form, on 208 of the other images. The dense and the pruned network take turns; the accuracy is that of the very network that is timed.
+All networks have their norms folded and run in channels_last. Targets of time are planned for one image on one thread. In most rows the weights that
+are left are then fitted in closed form, on the images that the bands come from. The validation images are looked at once, when a row is made.
 """
 
+import argparse
 import copy
 import itertools
+import json
 import time
 from collections.abc import Mapping
-from statistics import median
+from pathlib import Path
 from typing import Any
 
+import pointwise_clock as clock
 import rounds
 import torch
+from judging import compared, judgement
 from realdata import imagenet, mobilenet_v2_weights
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import spectrim as st
+from spectrim import measure
 from spectrim.kernels import build
+from spectrim.measure.without_transforms import macs_without_transforms
 
-CALIBRATION = 48
+NAME = "pointwise_mobilenetv2"
+RUNS = Path(__file__).parent.parent / "runs" / NAME
+CALIBRATION = 250
 LEVELS = 64
 """The compiled products take any number of different bands."""
-SETTINGS = (
-    {"keep": 0.5, "score": "output"},
-    {"keep": 0.6, "score": "output"},
-    {"keep": 0.4, "score": "output"},
-    {"keep": 0.5, "score": "energy"},
-    {"keep": 0.7, "score": "output"},
-    {"keep": 0.3, "score": "output"},
-    {"keep": 0.7, "score": "measured", "repair": True},
-    {"keep": 0.6, "score": "measured", "repair": True},
-    {"keep": 0.5, "score": "measured", "repair": True},
-    {"keep": 0.4, "score": "measured", "repair": True},
-    {"target": "macs:0.8", "score": "output", "repair": True},
-    {"target": "macs:0.8", "score": "measured", "repair": True},
-    {"target": "time:0.95", "score": "measured", "repair": True},
-    {"target": "time:0.9", "score": "measured", "repair": True},
-    {"target": "macs:0.8", "score": "measured", "repair": True, "calibration": 250},
-    {"target": "time:0.95", "score": "measured", "repair": True, "calibration": 250},
-    {"target": "time:0.9", "score": "measured", "repair": True, "calibration": 250},
+SETTINGS: tuple[dict[str, Any], ...] = (
+    {"target": "time:0.75"},
+    {"target": "time:0.7"},
+    {"target": "time:0.65"},
+    {"target": "time:0.6"},
+    {"target": "time:0.72"},
+    {"target": "time:0.68"},
+    {"keep": 0.7},
+    {"keep": 0.6},
+    {"keep": 0.5},
+    {"target": "macs:0.8"},
+    {"target": "time:0.7", "levels": 1},
+    {"target": "time:0.7", "score": "output"},
+    {"target": "time:0.7", "score": "energy"},
+    {"target": "time:0.7", "calibration": 48},
+    {"target": "time:0.7", "calibration": 1000},
 )
-"""Of the method; whether the network is repaired, and from how many images the bands come if not from :data:`CALIBRATION`."""
+"""Of the method; and from how many images the bands come if not from :data:`CALIBRATION`."""
 
 
 class Same(nn.Conv2d):
@@ -93,111 +100,121 @@ def answers(model: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([model(prepared(part)).argmax(1) for part in images.split(20)])
 
 
+def title(setting: Mapping[str, Any]) -> str:
+    """What a row is called.
+
+    >>> title({"target": "time:0.7", "levels": 1})
+    'time:0.7, one band'
+    """
+    asked = setting.get("target") or f"keep {setting['keep']:g}"
+    images = f", {setting['calibration']} images" if "calibration" in setting else ""
+    return f"{asked}{', one band' if setting.get('levels') == 1 else ''}{', ' + setting['score'] if 'score' in setting else ''}{images}"
+
+
+def pruned(setting: Mapping[str, Any], dense: nn.Module, sample: Tensor) -> tuple[nn.Module, st.Plan, list[Tensor]]:
+    """The network of a setting, how it was decided, and the images of that."""
+    count = setting.get("calibration", CALIBRATION)
+    seen = [*prepared(sample[:: max(1, len(sample) // count)][:count]).split(25)]
+    asked = {name: value for name, value in setting.items() if name != "calibration"}
+    pays = {} if "target" in setting else {"pays": "time"}
+    model = copy.deepcopy(dense)
+    plan = st.plan(model, st.PointwisePruning(**{"levels": LEVELS} | pays | asked), calibration=seen)
+    return plan.apply_(model), plan, seen
+
+
+def judged(
+    setting: Mapping[str, Any], dense: nn.Module, images: Tensor, labels: Tensor, sample: Tensor
+) -> dict[str, Any]:
+    """The row of a setting; its network is kept."""
+    started, x = time.perf_counter(), prepared(images[:1])
+    before = answers(dense, images)
+    model, plan, seen = pruned(setting, dense, sample)
+    unrepaired = compared(answers(st.finalize_(copy.deepcopy(model)), images), before, labels)
+    st.repair_(model, dense, plan=plan, calibration=seen)
+    st.save(model, RUNS / f"{title(setting)}.safetensors", dtype=torch.float32)
+    st.finalize_(model)
+    return {
+        "name": title(setting),
+        **setting,
+        "method": plan.method,
+        "layers": len(plan.edits),
+        "planned": None if plan.budget is None else plan.budget.fraction,
+        "macs": measure.macs(model, x),
+        "macs_without_transforms": macs_without_transforms(model, x),
+        "unrepaired": unrepaired,
+        **compared(answers(model, images), before, labels),
+        "seconds": round(time.perf_counter() - started),
+        "commit": rounds.COMMIT,
+    }
+
+
 def main() -> None:
-    chosen = rounds.options(__doc__.splitlines()[0], rounds=40, settings=len(SETTINGS))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--setting", type=int, nargs="+", choices=range(len(SETTINGS)), default=range(len(SETTINGS)))
+    parser.add_argument("--time", action="store_true", help="measure the networks that are there, instead")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=20)
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    torch.manual_seed(0)
+    RUNS.mkdir(parents=True, exist_ok=True)
     assert build(), "this benchmark needs the compiled form"
-    images, labels = imagenet("imagenet-val-1300.npz", crop=224)
-    sample, _ = imagenet("imagenet-sample-1000.npz", crop=224)
-    others = prepared(sample[1::4])
+    there = rounds.RESULTS / f"{NAME}.json"
+    document = json.loads(there.read_text(encoding="utf-8")) if there.exists() else {"rows": [], "times": []}
+    rows = {row["name"]: row for row in document["rows"]}
+    times, sample = document["times"], imagenet("imagenet-sample-1000.npz", crop=224)[0]
     dense = network().to(memory_format=torch.channels_last)
-    x = prepared(images[:1])
-    right = answers(dense, images) == labels
-    found = [{"name": "dense", "top1": 100 * right.double().mean().item()}]
-    print(found[0], flush=True)
-    for setting in (SETTINGS[number] for number in chosen.setting):
-        started = time.perf_counter()
-        model = copy.deepcopy(dense)
-        asked = {name: value for name, value in setting.items() if name not in ("repair", "calibration")}
-        count = setting.get("calibration", CALIBRATION)
-        calibration = [*prepared(sample[:: max(1, len(sample) // count)][:count]).split(50)]
-        pays = {} if "target" in setting else {"pays": "time"}
-        method = st.PointwisePruning(levels=LEVELS, **pays, **asked)
-        plan = st.plan(model, method, calibration=calibration)
-        plan.apply_(model)
-        unrepaired = None
-        if setting.get("repair"):
-            unrepaired = 100 * (answers(model, images) == labels).double().mean().item()
-            st.repair_(model, dense, plan=plan, calibration=others)
-        with torch.inference_mode():
-            masked = model(x)
-        st.finalize_(model, example=x)
-        with torch.inference_mode():
-            torch.testing.assert_close(model(x), masked, rtol=1e-2, atol=1e-2)
-            both = {"dense": lambda: dense(x), "pruned": lambda model=model: model(x)}
-            took = rounds.times(both, rounds=chosen.rounds, fill_ms=100)
-        ratio = min(took["pruned"].cpu) / min(took["dense"].cpu)
-        middle = median(ours / theirs for ours, theirs in zip(took["pruned"].cpu, took["dense"].cpu, strict=True))
-        hits = answers(model, images) == labels
-        macs = [edit.spec["macs"] for edit in plan.edits]
-        row = {
-            "name": repr(method)
-            + ", repaired" * bool(setting.get("repair"))
-            + (f", {count} images" if "calibration" in setting else ""),
-            "commit": rounds.COMMIT,
-            **setting,
-            "layers": len(plan.edits),
-            "top1_unrepaired": unrepaired,
-            "top1": 100 * hits.double().mean().item(),
-            "changed": {"worse": int((right & ~hits).sum()), "better": int((~right & hits).sum())},
-            "kept": sum(kept for _, kept, _ in macs) / sum(whole for whole, _, _ in macs) if macs else 1.0,
-            "macs_saved_without_transforms": sum(whole - kept for whole, kept, _ in macs),
-            "macs_saved": sum(whole - kept - transforms for whole, kept, transforms in macs),
-            "dense": took["dense"].to_json(),
-            "pruned": took["pruned"].to_json(),
-            "time": ratio,
-            "time_median": middle,
-            "planned": None if plan.budget is None else plan.budget.fraction,
-            "seconds": round(time.perf_counter() - started),
-        }
-        found.append(row)
-        print(row, flush=True)
+
+    def write() -> None:
+        whole = measure.macs(dense, torch.zeros(1, 3, 224, 224))
         rounds.write(
-            "pointwise_mobilenetv2",
-            rounds.merged("pointwise_mobilenetv2", found),
-            seed=chosen.seed,
-            rounds=chosen.rounds,
-            threads=chosen.threads,
-            images=len(labels),
-            calibration=CALIBRATION,
-            dense_macs=300_774_272,
-        )  # after each, as it takes long
+            NAME, [*rows.values()], seed=0, times=[*times], images=1300, calibration=CALIBRATION, dense_macs=whole,
+            dense_top1=top1,
+        )  # fmt: skip
 
-
-def _asked(row: Mapping[str, Any]) -> str:
-    return f"keep={row['keep']}" if "keep" in row else f"target={row['target']}, planned {row['planned']:.3f}"
-
-
-def _images(row: Mapping[str, Any]) -> str:
-    return f", bands from {row['calibration']} images" if "calibration" in row else ""
+    top1 = document.get("dense_top1")
+    if chosen.time:
+        x = prepared(sample[: chosen.batch])
+        nets = {clock.DENSE: dense, clock.FUSED: clock.finalized(dense, x)}
+        for name in rows:
+            if (path := RUNS / f"{name}.safetensors").exists():
+                nets[name] = clock.finalized(clock.network_of(path, network()), x)
+        times = clock.replaced(times, clock.in_turns(nets, x, count=chosen.rounds))
+        write()
+        return
+    images, labels = imagenet("imagenet-val-1300.npz", crop=224)
+    top1 = 100 * (answers(dense, images) == labels).double().mean().item()
+    for setting in (SETTINGS[number] for number in chosen.setting):
+        rows[title(setting)] = judged(setting, dense, images, labels, sample)
+        print(rows[title(setting)], flush=True)
+        write()  # after each, as it takes long
 
 
 def table(document: Mapping[str, Any]) -> str:
     """Accuracy against time."""
-    dense, total = document["rows"][0], document["dense_macs"]
-    lines = [
-        "| bands | layers cut | MACs without transforms | MACs with | time of an image | top-1, % | points | worse / better | before the repair, % |",
-        "| :-- | --: | --: | --: | --: | --: | --: | --: | --: |",
-        f"| dense | 0 | 1 | 1 | 1 | {dense['top1']:.2f} | | | |",
-    ]
-    for row in document["rows"][1:]:
+    times, total = clock.Clock(document["times"]), document["dense_macs"]
+    heads = ["bands", "layers cut", "MACs without transforms", "MACs with", *(f"time, {each}" for each in times.heads), "top-1, %", "points (95 % interval)", "agreement, %", "points before the repair"]  # fmt: skip
+    lines = ["| " + " | ".join(heads) + " |", "| :-- |" + " --: |" * (len(heads) - 1)]
+    for name in (clock.DENSE, clock.FUSED):
+        cells = [name, "0", "1", "1", *times.cells(name), f"{document['dense_top1']:.2f}", "", "", ""]
+        lines.append("| " + " | ".join(cells) + " |")
+    for row in document["rows"]:
         cells = [
-            f"`{_asked(row)}`, {row['score']}{', repaired' * bool(row.get('repair'))}{_images(row)}",
-            row["layers"],
-            f"{1 - row['macs_saved_without_transforms'] / total:.3f}",
-            f"{1 - row['macs_saved'] / total:.3f}",
-            f"{row['time']:.3f} / {row['time_median']:.3f}",
-            f"{row['top1']:.2f}",
-            f"{row['top1'] - dense['top1']:+.2f}",
-            f"{row['changed']['worse']} / {row['changed']['better']}",
-            f"{row['top1_unrepaired']:.2f}" if row.get("repair") else "",
+            row["name"],
+            str(row["layers"]),
+            f"{row['macs_without_transforms'] / total:.3f}",
+            f"{row['macs'] / total:.3f}",
+            *times.cells(row["name"]),
+            *judgement(row),
+            f"{row['unrepaired']['points']:+.2f}",
         ]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    hardware, versions = document["hardware"], document["versions"]
-    commits = ", ".join(sorted({row["commit"] for row in document["rows"][1:]}))
+        lines.append("| " + " | ".join(cells) + " |")
+    commits = ", ".join(sorted({row["commit"] for row in document["rows"]}))
     note = (
-        f"{hardware['cpu']}, torch {versions['torch']}, commit {commits}; {document['threads']} thread, batch 1, norms folded, "
-        f"channels_last; {document['images']:,} validation images, bands from {document['calibration']} others; multiplications and time "
-        f"relative to the dense network; processor time, the ratio of the least of {document['rounds']} interleaved rounds / the median of their ratios."
+        f"{document['hardware']['cpu']}, torch {document['versions']['torch']}, accuracy at commit {commits}, times at {times.commits() or 'none'}; norms folded, channels_last; "
+        f"{document['images']:,} validation images, bands and repair from {document['calibration']} others unless said, nothing trained; multiplications and times relative to the dense network, the times of the "
+        'least of all rounds / the median over the rounds, in each of which all take their turn. `time:` is a target for one image on one thread; `keep` with pays="time".'
     )
     return "\n".join(lines) + "\n\n" + note
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import rounds
 import torch
-from pointwise_mobilenetv2 import CALIBRATION, network
+from pointwise_mobilenetv2 import network
 from realdata import imagenet
 from torch import Tensor
 
@@ -25,6 +25,7 @@ import spectrim as st
 from spectrim.measure import session_latency
 from spectrim.training.exporting import export_onnx
 
+CALIBRATION = 48
 LAST = ["features.14.conv.2", "features.15.*", "features.16.*", "features.17.*", "features.18.*"]
 """The layers that read or write maps of 7 x 7 on their narrow side: the last two streams."""
 SETTINGS = (

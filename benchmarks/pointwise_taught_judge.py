@@ -5,29 +5,29 @@
 
 Needs ``SPECTRIM_DATA`` with imagenet-val-1300.npz. The folder holds files of networks, each with how it was trained inside. A call with ``--time`` measures one batch and one
 number of threads, all networks that have been judged in turns with the dense one, finalized, compiled, in channels_last; the output of each is compared first with that of the form that was
-trained. What was measured before stays in the file.
+trained; see ``pointwise_clock.py``. What was measured before stays in the file.
 """
 
 import argparse
 import json
-import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pointwise_clock as clock
 import rounds
 import torch
 from banded_costs import banded_costs
-from pointwise_learned import DENSE_MACS, compared
-from pointwise_learned_time import FILL, finalized, loaded
+from judging import compared, judgement
+from pointwise_learned import DENSE_MACS
+from pointwise_learned_time import loaded
 from pointwise_mobilenetv2 import answers, network, prepared
 from realdata import imagenet
 from torch import Tensor, nn
 
 from spectrim import measure
 from spectrim.artifact.reader import read_structure
-from spectrim.kernels import build
 from spectrim.nn.component import components
 
 NAME = "pointwise_taught"
@@ -62,20 +62,6 @@ def judged(
     }
 
 
-def timed(nets: Mapping[str, nn.Module], x: Tensor, chosen: argparse.Namespace) -> list[dict[str, Any]]:
-    """All of them in turns, ``dense`` among them."""
-    with torch.inference_mode():
-        cases = {name: lambda net=net: net(x) for name, net in nets.items()}
-        took = rounds.times(cases, rounds=chosen.rounds, fill_ms=FILL)
-    whole, rows = took["dense"], []
-    for name, each in took.items():
-        paired = statistics.median(own / other for own, other in zip(each.wall, whole.wall, strict=True))
-        row = {"name": name, "batch": chosen.batch, "threads": chosen.threads, **each.to_json(), "time": min(each.wall) / min(whole.wall), "paired": paired}  # fmt: skip
-        rows.append({**row, "rounds": chosen.rounds, "commit": rounds.COMMIT})
-        print(f"{name:<24} {min(each.wall):8.2f} ms  {row['time']:.3f} / {paired:.3f}", flush=True)
-    return rows
-
-
 def asked(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -106,16 +92,12 @@ def main(arguments: list[str] | None = None) -> None:
     files = {name: each for name, each in files.items() if not chosen.arms or name in chosen.arms}
     dense = network().to(memory_format=torch.channels_last)
     if chosen.time:
-        assert build(), "this benchmark needs the compiled form"
         x = prepared(imagenet("imagenet-sample-1000.npz", crop=224)[0][: chosen.batch])
-        nets = {"dense": dense}
+        nets = {clock.DENSE: dense, clock.FUSED: clock.finalized(dense, x)}
         for name, (path, told) in files.items():
             if name in rows or chosen.limit:
-                nets[name] = finalized(path, x, told.get("side"))
-        new = timed(nets, x, chosen)
-        same = {(row["name"], row["batch"], row["threads"]) for row in new}
-        times = [row for row in times if (row["name"], row["batch"], row["threads"]) not in same] + new
-        write(rows, times, chosen)
+                nets[name] = clock.finalized(loaded(path, told.get("side")), x)
+        write(rows, clock.replaced(times, clock.in_turns(nets, x, count=chosen.rounds)), chosen)
         return
     images, labels = imagenet("imagenet-val-1300.npz", crop=224)
     images, labels = images[: chosen.limit], labels[: chosen.limit]
@@ -129,45 +111,42 @@ def main(arguments: list[str] | None = None) -> None:
         write(rows, times, chosen)
 
 
-def write(rows: Mapping[str, Any], times: list[dict[str, Any]], chosen: argparse.Namespace) -> None:
+def write(rows: Mapping[str, Any], times: Sequence[Mapping[str, Any]], chosen: argparse.Namespace) -> None:
     """Leave the file behind, unless only some images were looked at."""
     if chosen.limit is None:
-        rounds.write(NAME, [*rows.values()], seed=0, times=times, images=1300)
+        rounds.write(NAME, [*rows.values()], seed=0, times=[*times], images=1300)
 
 
 def table(document: Mapping[str, Any]) -> str:
     """Accuracy beside operations and times."""
-    settings = sorted({(row["batch"], row["threads"]) for row in document["times"]})
-    times = {(row["name"], row["batch"], row["threads"]): row for row in document["times"]}
-    heads = [f"time, batch {batch}, {threads} thread{'s' * (threads > 1)}" for batch, threads in settings]
-    named = ["bands", "epochs", "MACs without transforms", "MACs with", *heads, "top-1, %", "points (95 % interval)", "agreement, %"]  # fmt: skip
+    times = clock.Clock(document["times"])
+    named = ["bands", "epochs", "MACs without transforms", "MACs with", *(f"time, {each}" for each in times.heads), "top-1, %", "points (95 % interval)", "agreement, %"]  # fmt: skip
     lines = ["| " + " | ".join(named) + " |", "| :-- |" + " --: |" * (len(named) - 1)]
+    lines += [
+        "| " + " | ".join([name, "", "1", "1", *times.cells(name), "", "", ""]) + " |"
+        for name in (clock.DENSE, clock.FUSED)
+    ]
     for row in document["rows"]:
         whole, kept, transforms = row["macs"]
-        low, high = row["interval"]
-        took = [times.get((row["name"], *each)) for each in settings]
         cells = [
             row["name"],
             f"{row['taught']['epochs']:.0f}",
             f"{1 - (whole - kept) / DENSE_MACS:.3f}",
             f"{1 - (whole - kept - transforms) / DENSE_MACS:.3f}",
-            *(f"{each['time']:.2f} / {each['paired']:.2f}" if each else "–" for each in took),
-            f"{row['top1']:.2f}",
-            f"{row['points']:+.2f} ({low:+.2f} to {high:+.2f})",
-            f"{row['agreement']:.1f}",
+            *times.cells(row["name"]),
+            *judgement(row),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     trained = [row["taught"] for row in document["rows"]]
     on = ", ".join(sorted({str(each["hardware"]["accelerator"] or each["hardware"]["cpu"]) for each in trained}))
     with_ = ", ".join(sorted({each["versions"]["torch"] for each in trained}))
     commits = [
-        ", ".join(sorted({str(row["commit"]) for row in each})) or "none"
-        for each in (trained, document["rows"], document["times"])
+        ", ".join(sorted({str(row["commit"]) for row in each})) or "none" for each in (trained, document["rows"])
     ]
     least, most = (pick(each["trained_seconds"] for each in trained) for pick in (min, max))
     note = (
         f"Trained on one {on}, shared with others, {least:,.0f} to {most:,.0f} seconds each, torch {with_}, commit {commits[0]}; accuracy and times on {document['hardware']['cpu']}, "
-        f"torch {document['versions']['torch']}, commits {commits[1]} and {commits[2]}. {document['images']:,} validation images, {max(each['images'] for each in trained):,} "
+        f"torch {document['versions']['torch']}, commits {commits[1]} and {times.commits()}. {document['images']:,} validation images, {max(each['images'] for each in trained):,} "
         "others to learn from; multiplications and times relative to the dense network, of the least of all rounds / the median over the rounds."
     )
     return "\n".join(lines) + "\n\n" + note

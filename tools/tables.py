@@ -180,7 +180,6 @@ TABLES: dict[str, tuple[str, Render]] = {
     "pointwise-cifar10-full": ("pointwise_cifar10_full.json", by_script("pointwise_cifar10_full")),
     "pointwise-learned": ("pointwise_learned.json", by_script("pointwise_learned")),
     "pointwise-taught": ("pointwise_taught.json", by_script("pointwise_taught_judge")),
-    "pointwise-learned-time": ("pointwise_learned_time.json", by_script("pointwise_learned_time")),
     "resnet20": ("resnet20_cifar10.json", by_script("resnet20_cifar10")),
     "template-cifar10": ("template_cifar10.json", by_script("template_cifar10")),
     "cfdp-rankings": ("cfdp_cifar10.json", by_script("cfdp_cifar10")),
