@@ -39,6 +39,7 @@ from cifar import (
     trained_,
     write,
 )
+from pointwise_clock import FUSED, finalized
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -374,6 +375,7 @@ def clocked(
         nets[each["arm"]] = st.finalize_(net.to(memory_format=torch.channels_last), example=x)
         with torch.inference_mode():
             torch.testing.assert_close(net(x), expected, rtol=1e-2, atol=1e-2)
+    nets[FUSED] = finalized(nets["dense"], x)
     with torch.inference_mode():
         took = rounds.times({name: lambda net=net: net(x) for name, net in nets.items()}, rounds=count, fill_ms=100)
     setting = {"batch": batch, "threads": threads}
@@ -427,6 +429,9 @@ def table(results: Mapping[str, Any]) -> str:
             str(len(entries)),
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    if any(name == FUSED for name, *_ in times):
+        took = [f"{times[FUSED, *each]:.2f}" if (FUSED, *each) in times else "–" for each in settings]
+        lines.insert(3, "| " + " | ".join([FUSED, "1.000", "1.000", *took, "", "", ""]) + " |")
     first = results["entries"][0]
     commits = sorted({str(each["commit"])[:12] for each in (*results["entries"], *results["times"])})
     note = (

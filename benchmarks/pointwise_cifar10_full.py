@@ -29,6 +29,7 @@ import torch
 from banded_costs import banded_costs
 from boxed import Box, Crops, Recipe, Trained, format_of, trained_
 from cifar import ROOT, Clock, accuracy, cifar10, commit, options, read, spread, told, write
+from pointwise_clock import FUSED
 from torch import Tensor, nn
 
 import spectrim as st
@@ -415,6 +416,9 @@ def table(results: Mapping[str, Any]) -> str:
             str(len(entries)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    if any(name == FUSED for name, *_ in times):
+        took = [f"{times[FUSED, *each]:.2f}" if (FUSED, *each) in times else "–" for each in settings]
+        lines.insert(3, f"| {' | '.join([FUSED, '1.000', '1.000', '1.000', *took, '', '', '', ''])} |")
     return "\n".join(lines) + "\n\n" + _note(results)
 
 
