@@ -298,7 +298,7 @@ def table(document: Mapping[str, Any]) -> str:
             f"{row['macs_without_transforms'] / row['macs']:.3f}",
             f"{row['macs_with'] / row['macs']:.3f}",
             f"{row['dense']['cpu_ms']:.1f}",
-            f"{row['fused']:.3f}",
+            f"{row['fused']:.3f}" if "fused" in row else "–",
             f"{row['time']:.3f} / {row['time_median']:.3f}",
             *seen,
         ]
