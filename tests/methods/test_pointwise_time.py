@@ -152,3 +152,14 @@ def test_a_network_takes_about_the_time_that_its_plan_says(monkeypatch):
     assert plan.budget.left <= 0.95
     st.finalize_(plan.apply_(model))
     assert isinstance(model[2], GroupedBandsConv2d)
+
+
+def test_what_finalizing_alone_saves_is_not_cut_for(monkeypatch):
+    whole = macs(network(), images(1))
+    calls = clock(monkeypatch, lambda operations, _: 1.0 if operations == whole else 0.7)
+    plan = st.plan(network(), st.PointwisePruning(target="time:0.75"), calibration=images())
+    assert len(calls) == 2
+    assert plan.budget.left == pytest.approx(0.7)
+    kept = [count for edit in plan.edits for count in edit.spec["kept"]]
+    assert kept
+    assert 0.8 < sum(kept) / len(kept) / 64 < 1

@@ -80,9 +80,14 @@ def within_macs(layers: Mapping[str, Cuttable], target: Target, dense: int, pays
 
 
 def faster_bands(layers: Mapping[str, Cuttable], paces: Mapping[str, Pace], price: float) -> dict[str, Tensor]:
-    """The bands at a price of time, of the layers that run faster with them."""
+    """The bands at a price of time, of the layers in which something is cut and that run faster with them."""
     found = {path: layer.bands(price, paces[path].slope / layer.channels) for path, layer in layers.items()}
-    return {path: bands for path, bands in found.items() if layers[path].takes(bands, paces[path]) < paces[path].dense}
+    return {
+        path: bands
+        for path, bands in found.items()
+        if bool((bands < layers[path].frequencies).any())
+        and layers[path].takes(bands, paces[path]) < paces[path].dense
+    }
 
 
 def _bands(layers: Mapping[str, Cuttable], price: float) -> dict[str, Tensor]:

@@ -24,10 +24,12 @@ from spectrim.surgery.plan import Plan
 
 _ROUNDS = 25
 """Of a measurement."""
-_MEASUREMENTS, _HALVINGS = 6, 20
+_MEASUREMENTS, _HALVINGS = 5, 20
 """Measurements between the least and the most that can be saved; and halvings on the way to a price."""
 _EDGE = 0.1
 """How far from both ends of what is left to search the next measurement is at least."""
+_LEAST = 1e-6
+"""What the least cut saves by the layers' own times, relative to the most."""
 _CLOSE = 0.01
 """How much less than asked for is near enough."""
 
@@ -113,21 +115,27 @@ def within_time(
             f"target {target} is below what can be reached, {up:g} of dense with the narrowest bands in every layer where they "
             f"pay ({most.how}).{ask} more go: a wider where."
         )
-    little = _Point(prices[0], said(bands_at(prices[0])), 1.0, "")
+    # The least that can be cut: what follows from finalizing alone, as fused layers, is in it.
+    price = _price_of(_LEAST * most.said, lambda each: said(bands_at(each)), prices)
+    little = _Point(price, said(bands_at(price)), *measured(price))
+    if little.left <= target.amount:
+        most = little
+    weights = [1.0, 1.0]  # of what is known at both ends: one that stays says less and less of what is near the other
     for _ in range(_MEASUREMENTS):
         if most.left >= target.amount - _CLOSE or most.said <= little.said:
             break
         # What layers save by themselves tells better where to look next than halving would, as a measurement is never exact.
-        share = (little.left - target.amount) / (little.left - most.left)
+        over, under = weights[0] * (little.left - target.amount), weights[1] * (target.amount - most.left)
+        share = over / (over + under)
         wanted = little.said + min(max(share, _EDGE), 1 - _EDGE) * (most.said - little.said)
         price = _price_of(wanted, lambda each: said(bands_at(each)), (little.price, most.price))
         if price >= most.price:
             break
         point = _Point(price, said(bands_at(price)), *measured(price))
         if point.left <= target.amount:
-            most = point
+            most, weights = point, [weights[0] / 2, 1.0]
         else:
-            little = point
+            little, weights = point, [1.0, weights[1] / 2]
     return bands_at(most.price), Budget(target=str(target), dense=1.0, left=most.left, how=most.how)
 
 
