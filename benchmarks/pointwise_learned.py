@@ -63,6 +63,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "uniform .6, tuned": {"keep": 0.6, "levels": 1, "tune": True, "recipe": LONGER},
     "output .6, longer": {"keep": 0.6, "levels": FINE, "tune": True, "recipe": LONGER},
     "output .5, longer": {"keep": 0.5, "levels": FINE, "tune": True, "recipe": LONGER},
+    "measured .5, longer": {"keep": 0.5, "levels": FINE, "score": "measured", "tune": True, "recipe": LONGER},
+    "measured .4, longer": {"keep": 0.4, "levels": FINE, "score": "measured", "tune": True, "recipe": LONGER},
     "late .5": {"keep": 0.5, "levels": 1, "where": LATE},
     "late .4": {"keep": 0.4, "levels": 1, "where": LATE},
     "late .5, tuned": {"keep": 0.5, "levels": 1, "where": LATE, "tune": True},
