@@ -52,8 +52,10 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"target": "time:0.7", "score": "energy"},
     {"target": "time:0.7", "calibration": 48},
     {"target": "time:0.7", "calibration": 1000},
+    {"target": "time:0.65", "first": 8},
+    {"target": "time:0.65", "first": 5},
 )
-"""Of the method; and from how many images the bands come if not from :data:`CALIBRATION`."""
+"""Of the method; from how many images the bands come if not from :data:`CALIBRATION`; and the first block of which layers may be cut, if not all."""
 
 
 class Same(nn.Conv2d):
@@ -108,6 +110,7 @@ def title(setting: Mapping[str, Any]) -> str:
     """
     asked = setting.get("target") or f"keep {setting['keep']:g}"
     images = f", {setting['calibration']} images" if "calibration" in setting else ""
+    images += f", from block {setting['first']}" if "first" in setting else ""
     return f"{asked}{', one band' if setting.get('levels') == 1 else ''}{', ' + setting['score'] if 'score' in setting else ''}{images}"
 
 
@@ -115,10 +118,11 @@ def pruned(setting: Mapping[str, Any], dense: nn.Module, sample: Tensor) -> tupl
     """The network of a setting, how it was decided, and the images of that."""
     count = setting.get("calibration", CALIBRATION)
     seen = [*prepared(sample[:: max(1, len(sample) // count)][:count]).split(25)]
-    asked = {name: value for name, value in setting.items() if name != "calibration"}
+    asked = {name: value for name, value in setting.items() if name not in ("calibration", "first")}
+    where = [f"features.{block}.*" for block in range(setting["first"], 19)] if "first" in setting else None
     pays = {} if "target" in setting else {"pays": "time"}
     model = copy.deepcopy(dense)
-    plan = st.plan(model, st.PointwisePruning(**{"levels": LEVELS} | pays | asked), calibration=seen)
+    plan = st.plan(model, st.PointwisePruning(**{"levels": LEVELS} | pays | asked), where=where, calibration=seen)
     return plan.apply_(model), plan, seen
 
 
