@@ -260,6 +260,48 @@ def test_files_hold_fused_layers(tmp_path, dtype):
     torch.testing.assert_close(apart(x), expected, **close)
 
 
+class Head(nn.Sequential):
+    """Many channels in between, one in the end."""
+
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(3, 256, 1), nn.Conv2d(256, 512, 1), nn.ReLU(), nn.Conv2d(512, 512, 3, padding=1, groups=512),
+            nn.ReLU(), nn.Conv2d(512, 1, 1),
+        )  # fmt: skip
+
+
+@pytest.mark.usefixtures("compiled", "fused_wins")
+def test_a_file_may_hold_far_more_than_the_last_part(tmp_path):
+    model, x = pruned(Head(), image(16)), image(16)
+    st.finalize_(model, example=x)
+    assert isinstance(model[5], FusedDepthwise)
+    st.save(model, tmp_path / "head.safetensors", dtype=torch.float32)
+    torch.testing.assert_close(st.load_(Head(), tmp_path / "head.safetensors").eval()(x), model(x))
+
+
+@pytest.mark.usefixtures("compiled", "fused_wins")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parts": {"expand": "nowhere", "depthwise": "depthwise", "project": "project"}},
+        {"parts": {"expand": "", "depthwise": "depthwise", "project": "project"}},
+        {"parts": {"expand": "stem", "depthwise": "depthwise", "project": "project"}},
+        {"parts": {"expand": "expand", "depthwise": "depthwise", "project": "last_norm"}},
+        {"activations": {"nowhere": [0, 6]}},
+        {"up": 2, "parts": {"expand": "expand", "depthwise": "depthwise", "project": "x.project"}},
+    ],
+    ids=str,
+)
+def test_a_file_that_names_other_places_is_refused(tmp_path, monkeypatch, change):
+    model, x = pruned(Net(), image()), image()
+    st.finalize_(model, example=x)
+    told = model.project.spec()
+    monkeypatch.setattr(FusedDepthwise, "spec", lambda _: told | {"places": told["places"] | change})
+    st.save(model, tmp_path / "net.safetensors")
+    with pytest.raises(ArtifactError, match=r"'project' of the kind 'fused-depthwise' is refused: it takes the places"):
+        st.load_(Net(), tmp_path / "net.safetensors")
+
+
 def spec():
     model, x = Net().eval(), image()
     (block,) = blocks(model, x)
@@ -278,6 +320,7 @@ def spec():
         {"kernel": 10**9},
         {"clamps": [[0, 6]]},
         {"clamps": [[0, 6], [1, "a"]]},
+        {"clamps": [[0, 6], [6, 0]]},
         {"places": {"up": 0, "parts": {"depthwise": "0"}, "activations": {}}},
         {"places": {"up": 1, "parts": {"depthwise": 0}, "activations": {}}},
         {"places": {"up": 1, "parts": {"elsewhere": "0"}, "activations": {}}},
@@ -331,7 +374,16 @@ def test_real_networks(build_model, size, count):
 
 @pytest.mark.parametrize(
     "change",
-    [{"in": 0}, {"groups": 5}, {"kernel": 99}, {"padding": [1, 1, 1]}, {"padding": [1, 1, 1, -1]}, {"more": 1}],
+    [
+        {"in": 0},
+        {"groups": 5},
+        {"kernel": 99},
+        {"stride": 10**6},
+        {"padding": [1, 1, 1]},
+        {"padding": [1, 1, 1, -1]},
+        {"padding": [1, 1, 1, 10**9]},
+        {"more": 1},
+    ],
     ids=str,
 )
 def test_files_of_folded_convolutions_are_not_trusted_either(change):
