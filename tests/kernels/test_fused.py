@@ -9,15 +9,26 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from torch import nn
+from torch.nn.utils import parametrize
 
-from spectrim.kernels import build
-from spectrim.kernels import fused as kernel
+from spectrim.kernels import banded, build
 from spectrim.kernels.fused import Side, fused_call
 from spectrim.measure.clock import threads_set
 from spectrim.nn import FusedDepthwise, GroupedBandsConv2d
 from spectrim.nn.blockwise import Geometry
 from spectrim.nn.folded import FoldedConv2d, Padded
 from spectrim.nn.fused import Places
+
+
+class DefaultDtype:
+    """Double precision as torch's default."""
+
+    def __enter__(self):
+        torch.set_default_dtype(torch.float64)
+
+    def __exit__(self, *_):
+        torch.set_default_dtype(torch.float32)
+
 
 PLACES = Places(1, {"expand": "0", "depthwise": "1", "project": "2"}, {})
 FORMS = ["banded", "dense"]
@@ -145,6 +156,71 @@ def test_the_weights_are_packed_again_when_they_change():
     check(layer, x)
 
 
+def test_a_bias_that_comes_later_is_seen():
+    torch.manual_seed(0)
+    layer, x = block("banded", "dense"), torch.randn(1, 5, 8, 8)
+    layer.project.bias = None
+    check(layer, x)
+    layer.project.bias = nn.Parameter(torch.ones(6), requires_grad=False)
+    check(layer, x)
+
+
+class Times(nn.Module):
+    """A weight that is made of another one."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(()), requires_grad=False)
+
+    def forward(self, weight):
+        return self.factor * weight
+
+
+@pytest.mark.parametrize("part", ["expand", "depthwise", "project"])
+def test_coded_weights_are_decoded_in_every_call(part):
+    torch.manual_seed(0)
+    layer, x, times = block("banded", "banded"), torch.randn(1, 5, 8, 8), Times()
+    layer.get_submodule(part).bias.zero_()
+    with torch.no_grad():
+        before = layer(x)
+        parametrize.register_parametrization(layer.get_submodule(part), "weight", times)
+        torch.testing.assert_close(layer(x), before)
+        assert layer.compiled() is None
+        times.factor.fill_(2.0)
+        layer.get_submodule("depthwise").bias.mul_(1.0)
+        assert not torch.allclose(layer(x), before, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"expand": nn.Conv2d(5, 19, 3, padding=1)},
+        {"expand": nn.Sequential(nn.Conv2d(5, 19, 1), nn.Sigmoid())},
+        {"expand": nn.Conv2d(5, 19, 1).double()},
+        {"depthwise": FoldedConv2d(19, 19, 3, 1, 1, Padded((1, 1, 1, 1)))},
+        {"depthwise": nn.Conv2d(19, 19, 3, padding=1, groups=19)},
+        {"project": nn.Conv2d(19, 6, 1, 2)},
+    ],
+    ids=["kernel", "several", "precision", "groups", "class", "stride"],
+)
+def test_other_parts_are_not_compiled(change):
+    layer = block("dense", "banded")
+    for name, part in change.items():
+        setattr(layer, name, part.eval())
+    with torch.no_grad():
+        assert layer.compiled() is None
+
+
+@pytest.mark.parametrize("scope", [torch.device("meta"), DefaultDtype()], ids=["device", "precision"])
+def test_defaults_of_torch_do_not_matter(scope):
+    torch.manual_seed(0)
+    layer, x = block("banded", "banded"), torch.randn(1, 5, 8, 8)
+    with scope, torch.no_grad():
+        call = layer.compiled()
+    assert call is not None
+    check(layer, x)
+
+
 def test_what_is_not_compiled_runs_part_by_part():
     torch.manual_seed(0)
     layer, x = block("banded", "banded"), torch.randn(1, 5, 8, 8)
@@ -169,7 +245,7 @@ def test_other_kernels_and_strides_are_not_compiled(change):
 
 
 def test_nothing_is_compiled_where_nothing_was_built(monkeypatch):
-    monkeypatch.setattr(kernel, "built", lambda: False)
+    monkeypatch.setattr(banded, "built", lambda: False)
     weight = torch.ones(3, 1, 3, 3)
     assert fused_call(None, weight, torch.zeros(3), Side(torch.ones(3, 2), None), stride=1, clamp=(0.0, 6.0)) is None
 
@@ -181,8 +257,9 @@ def test_nothing_is_compiled_where_nothing_was_built(monkeypatch):
         ({"x": torch.zeros(1, 4, 8, 8)}, "wrong weight"),
         ({"x": torch.zeros(5, 8, 8)}, "wrong input"),
         ({"padding": (1, 1, 1, 3)}, "wrong padding"),
+        ({"x": torch.zeros(1, 5, 0, 8), "padding": (2, 0, 2, 0)}, "no pixels"),
     ],
-    ids=["small", "channels", "axes", "padding"],
+    ids=["small", "channels", "axes", "padding", "empty"],
 )
 def test_the_operator_refuses_what_does_not_fit(change, said):
     layer = block("dense", "banded")

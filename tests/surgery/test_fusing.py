@@ -16,6 +16,7 @@ from spectrim.kernels import build
 from spectrim.measure import fused_forms
 from spectrim.measure.choice import Choice
 from spectrim.measure.without_transforms import macs_without_transforms
+from spectrim.methods.pointwise_time import finalized_copy
 from spectrim.nn import Absorbed, FoldedConv2d, FusedDepthwise, GroupedBandsConv2d
 from spectrim.nn.folded import Padded
 from spectrim.surgery.fusing import blocks, unfused_
@@ -67,6 +68,17 @@ class Strange(nn.Conv2d):
 
     def forward(self, x):
         return 2 * super().forward(x)
+
+
+class Own(nn.Conv2d):
+    """Computes nothing else, but might."""
+
+
+class OneSize(nn.Conv2d):
+    """Takes maps of 16 x 16 alone."""
+
+    def forward(self, x):
+        return super().forward(x) + torch.zeros(1, 1, 16, 16)
 
 
 class Net(nn.Module):
@@ -163,11 +175,89 @@ def test_padding_is_seen_in_what_a_convolution_computes(layer, expected):
         nn.Conv2d(12, 12, 3, padding=1, groups=12, padding_mode="reflect"),
         nn.Conv2d(12, 12, (3, 5), padding=(1, 2), groups=12),
         nn.Conv2d(12, 12, 7, padding=3, groups=12),
+        OneSize(12, 12, 3, padding=1, groups=12),
     ],
     ids=str,
 )
 def test_other_convolutions_stay(layer):
     assert blocks(Net(layer).eval(), image()) == []
+
+
+def test_padding_is_seen_where_all_weights_are_zero():
+    layer = Own(12, 12, 3, 2, padding=1, groups=12)
+    nn.init.zeros_(layer.weight)
+    (block,) = blocks(Net(layer).eval(), image())
+    assert block.padded == Padded((1, 1, 1, 1))
+
+
+class Called(Net):
+    """Calls its depthwise convolution in another way, or asks it for its weight."""
+
+    def __init__(self, way, depthwise=None):
+        super().__init__(depthwise)
+        self.way = way
+
+    def forward(self, x):
+        x = self.act(self.norm(self.expand(self.stem(x))))
+        if self.way == "by name":
+            x = self.depthwise(input=x)
+        elif self.way == "more arguments":
+            x = self.depthwise(x, 2.0)
+        else:
+            x = self.depthwise(x.to(self.depthwise.weight.dtype))
+        return self.last_norm(self.project(self.other_act(self.other_norm(x))))
+
+
+class Scaled(nn.Conv2d):
+    """Reads a number too."""
+
+    def forward(self, x, scale):
+        return scale * super().forward(x)
+
+
+@pytest.mark.parametrize("way", ["by name", "more arguments"])
+def test_convolutions_that_are_called_by_other_rules_stay(way):
+    layer = Scaled(12, 12, 3, padding=1, groups=12) if way == "more arguments" else None
+    assert blocks(Called(way, layer).eval(), image()) == []
+
+
+@pytest.mark.usefixtures("compiled", "fused_wins")
+def test_what_cannot_stay_fused_is_said_to_be_apart():
+    model, x, found = pruned(Called("weight"), image()), image(), []
+    expected = model(x)
+    st.finalize_(model, example=x, choices=found)
+    torch.testing.assert_close(model(x), expected)
+    assert [choice.taken for choice in found if choice.site == "depthwise"] == ["apart"]
+    assert not any(isinstance(each, FusedDepthwise) for each in model.modules())
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_plan_by_the_clock_does_not_mind_what_cannot_be_fused():
+    model, x = Called("weight").eval(), image()
+    other = finalized_copy(model, (), x)
+    torch.testing.assert_close(other(x), model(x))
+    assert not any(isinstance(each, FusedDepthwise) for each in other.modules())
+
+
+@pytest.mark.usefixtures("compiled", "fused_wins")
+@pytest.mark.parametrize("heard", ["0", "1", ""])
+def test_listeners_to_modules_around_hear_what_they_did(heard):
+    torch.manual_seed(0)
+    model, x, seen = nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 12, 1), Bottlenecks.norm(12), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(12, 12, 3, padding=1, groups=12), Bottlenecks.norm(12), nn.ReLU6()),
+        nn.Sequential(nn.Conv2d(12, 4, 1), Bottlenecks.norm(4)),
+    ), image(), []  # fmt: skip
+    pruned(model, x)
+    model.get_submodule(heard).register_forward_hook(lambda _, inputs, output: seen.append((*inputs, output)))
+    with torch.no_grad():
+        model(x)
+        expected = seen[-1]
+        st.finalize_(model, example=x)
+        model(x)
+    for found, was in zip(seen[-1], expected, strict=True):  # channels may come in another order
+        torch.testing.assert_close(*(each.sum((2, 3)).sort().values for each in (found, was)))
+    assert any(isinstance(each, FusedDepthwise) for each in model.modules()) == (heard == "")
 
 
 @pytest.mark.usefixtures("compiled", "fused_wins")
@@ -260,6 +350,48 @@ def test_files_hold_fused_layers(tmp_path, dtype):
     torch.testing.assert_close(apart(x), expected, **close)
 
 
+class Head(nn.Sequential):
+    """Many channels in between, one in the end."""
+
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(3, 256, 1), nn.Conv2d(256, 512, 1), nn.ReLU(), nn.Conv2d(512, 512, 3, padding=1, groups=512),
+            nn.ReLU(), nn.Conv2d(512, 1, 1),
+        )  # fmt: skip
+
+
+@pytest.mark.usefixtures("compiled", "fused_wins")
+def test_a_file_may_hold_far_more_than_the_last_part(tmp_path):
+    model, x = pruned(Head(), image(16)), image(16)
+    st.finalize_(model, example=x)
+    assert isinstance(model[5], FusedDepthwise)
+    st.save(model, tmp_path / "head.safetensors", dtype=torch.float32)
+    torch.testing.assert_close(st.load_(Head(), tmp_path / "head.safetensors").eval()(x), model(x))
+
+
+@pytest.mark.usefixtures("compiled", "fused_wins")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parts": {"expand": "nowhere", "depthwise": "depthwise", "project": "project"}},
+        {"parts": {"expand": "", "depthwise": "depthwise", "project": "project"}},
+        {"parts": {"expand": "stem", "depthwise": "depthwise", "project": "project"}},
+        {"parts": {"expand": "expand", "depthwise": "depthwise", "project": "last_norm"}},
+        {"activations": {"nowhere": [0, 6]}},
+        {"up": 2, "parts": {"expand": "expand", "depthwise": "depthwise", "project": "x.project"}},
+    ],
+    ids=str,
+)
+def test_a_file_that_names_other_places_is_refused(tmp_path, monkeypatch, change):
+    model, x = pruned(Net(), image()), image()
+    st.finalize_(model, example=x)
+    told = model.project.spec()
+    monkeypatch.setattr(FusedDepthwise, "spec", lambda _: told | {"places": told["places"] | change})
+    st.save(model, tmp_path / "net.safetensors")
+    with pytest.raises(ArtifactError, match=r"'project' of the kind 'fused-depthwise' is refused: it takes the places"):
+        st.load_(Net(), tmp_path / "net.safetensors")
+
+
 def spec():
     model, x = Net().eval(), image()
     (block,) = blocks(model, x)
@@ -278,6 +410,7 @@ def spec():
         {"kernel": 10**9},
         {"clamps": [[0, 6]]},
         {"clamps": [[0, 6], [1, "a"]]},
+        {"clamps": [[0, 6], [6, 0]]},
         {"places": {"up": 0, "parts": {"depthwise": "0"}, "activations": {}}},
         {"places": {"up": 1, "parts": {"depthwise": 0}, "activations": {}}},
         {"places": {"up": 1, "parts": {"elsewhere": "0"}, "activations": {}}},
@@ -331,7 +464,16 @@ def test_real_networks(build_model, size, count):
 
 @pytest.mark.parametrize(
     "change",
-    [{"in": 0}, {"groups": 5}, {"kernel": 99}, {"padding": [1, 1, 1]}, {"padding": [1, 1, 1, -1]}, {"more": 1}],
+    [
+        {"in": 0},
+        {"groups": 5},
+        {"kernel": 99},
+        {"stride": 10**6},
+        {"padding": [1, 1, 1]},
+        {"padding": [1, 1, 1, -1]},
+        {"padding": [1, 1, 1, 10**9]},
+        {"more": 1},
+    ],
     ids=str,
 )
 def test_files_of_folded_convolutions_are_not_trusted_either(change):

@@ -1,6 +1,6 @@
 """A file laid beside a model: whatever does not fit is found here, and nothing is changed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -14,6 +14,7 @@ from spectrim.artifact.reader import Artifact
 from spectrim.artifact.resizing import resized
 from spectrim.artifact.structure import ComponentEntry, TensorEntry
 from spectrim.errors import ArtifactError
+from spectrim.nn.absorbed import Absorbed
 from spectrim.nn.component import KINDS, Codec, Component, Layer, components
 from spectrim.surgery.edits import replace_module_
 from spectrim.surgery.sites import dotted, nearest_names
@@ -94,13 +95,15 @@ def _kind(entry: ComponentEntry) -> type[Component]:
 def _layers(model: nn.Module, entries: list[ComponentEntry]) -> dict[str, Layer]:
     """The layers that take the places of modules; one inside another is put there at once."""
     layers: dict[str, Layer] = {}
+    absorbed = {entry.path for entry in entries if entry.kind == Absorbed.kind}
     for entry in entries:
         outer = next((path for path in layers if entry.path.startswith(f"{path}.")), None)
         root, inside = (model, entry.path) if outer is None else (layers[outer], entry.path[len(outer) + 1 :])
         modules = dict(root.named_modules(remove_duplicate=False))
         if inside not in modules:
             raise ArtifactError(f"{entry.path!r} is a {entry.kind} layer.{_absent(model, entry.path, list(modules))}")
-        layer = _built(entry, modules[inside])
+        around = entry.path[: len(entry.path) - len(inside)]
+        layer = _built(entry, modules[inside], {around + name: each for name, each in modules.items()}, absorbed)
         if outer is None:
             if other := next((path for path in layers if modules[path] is modules[inside]), None):
                 raise ArtifactError(
@@ -121,18 +124,28 @@ def _names_of(model: nn.Module, path: str) -> list[str]:
     return [name for name, each in model.named_modules(remove_duplicate=False) if each is module]
 
 
-def _built(entry: ComponentEntry, host: nn.Module) -> Layer:
-    """An empty layer like the module it replaces: first without memory, to see that it asks for a decent amount."""
-    allowed = 8 * sum(tensor.numel() for tensor in (*host.parameters(), *host.buffers())) + (1 << 16)
+def _built(entry: ComponentEntry, host: nn.Module, modules: Mapping[str, nn.Module], absorbed: set[str]) -> Layer:
+    """An empty layer like the module it replaces: first without memory, to see that it asks for a decent amount.
+
+    Args:
+        entry: Of the layer.
+        host: The module.
+        modules: All that there are, by their names in the file.
+        absorbed: Names whose modules have nothing left to do, each for one layer only: those that this one has are taken out.
+    """
     kind = cast(type[Layer], KINDS[entry.kind])
     try:
         with torch.device("meta"), torch.no_grad():
             trial = kind.from_spec(entry.spec)
         if not isinstance(host, trial.stands_for):
             raise _another(entry, trial, host)
-        asked = sum(tensor.numel() for tensor in (*trial.parameters(), *trial.buffers()))
-        if asked > allowed:
-            raise ValueError(f"it asks for {asked:,} numbers in the place of a module with {allowed // 8:,}")
+        others = set(trial.takes_places(entry.path)) ^ {entry.path}
+        if entry.path in others or not others <= absorbed & modules.keys():
+            raise ValueError(f"it takes the places {sorted(others)}, which the file does not leave to it")
+        absorbed -= others
+        asked, given = _numbers([trial]), _numbers([host, *(modules[name] for name in others)])
+        if asked > 8 * given + (1 << 16):
+            raise ValueError(f"it asks for {asked:,} numbers in the place of {given:,}")
         layer = kind.from_spec(entry.spec)
     except _REFUSALS as error:
         raise _refused(entry, error) from error
@@ -140,6 +153,10 @@ def _built(entry: ComponentEntry, host: nn.Module) -> Layer:
     if like is not None:
         layer.to(device="cpu" if like.is_meta else like.device, dtype=like.dtype)
     return layer.train(host.training)
+
+
+def _numbers(modules: Iterable[nn.Module]) -> int:
+    return sum(tensor.numel() for each in modules for tensor in (*each.parameters(), *each.buffers()))
 
 
 def _another(entry: ComponentEntry, layer: Layer, host: nn.Module) -> ArtifactError:

@@ -39,6 +39,7 @@ at::Tensor fused_depthwise(const at::Tensor& x, const Maybe& expand_order, const
     TORCH_CHECK(sizes[side] >= 0 && sizes[side] < kernel, "fused_depthwise: wrong padding");
   const int64_t height = x.size(2) + sizes[6] + sizes[8] - kernel, width = x.size(3) + sizes[7] + sizes[9] - kernel;
   TORCH_CHECK(height >= 0 && width >= 0, "fused_depthwise: the maps are smaller than the kernel");
+  TORCH_CHECK(x.size(2) > 0 && x.size(3) > 0, "fused_depthwise: the maps have no pixels");
   const double front[] = {limits[0], limits[1], limits[2], limits[3]};
   const double behind[] = {-INFINITY, INFINITY, limits[6], limits[7]};
   const int64_t lanes = spectrim::packed_size(1, middle);

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from spectrim.kernels.banded import FREE, Limits, packed
-from spectrim.kernels.building import built
+from spectrim.kernels.banded import FREE, Limits, compiled_for, packed
 
 KERNELS, STRIDES = (3, 5), (1, 2)
 """Of the depthwise convolutions that are compiled."""
@@ -69,11 +68,16 @@ def fused_call(
         A function of maps (image, channel, height, width) in single precision on the processor, without gradients.
     """
     kernel = taps.shape[-1]
-    if not built() or kernel not in KERNELS or stride not in STRIDES or taps.dtype != torch.float32 or not taps.is_cpu:
+    tensors = [taps, *(side.weight for side in (expand, project) if side is not None)]
+    if (
+        kernel not in KERNELS
+        or stride not in STRIDES
+        or not all(each.is_cpu and compiled_for(each) for each in tensors)
+    ):
         return None
     run: Any = torch.ops.spectrim.fused_depthwise.default
     channels, outputs = project.weight.shape
-    lanes = packed(torch.zeros(1, channels))
+    lanes = packed(taps.new_zeros(1, channels))
     assert lanes is not None  # noqa: S101 - they are built
     filled = lanes.numel() - channels
     weight = F.pad(taps.detach().flatten(1).T, (0, filled)).contiguous().flatten()

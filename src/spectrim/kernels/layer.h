@@ -10,6 +10,7 @@
 #include <array>
 #include <cstdlib>
 #include <memory>
+#include <new>
 
 namespace spectrim {
 
@@ -78,7 +79,9 @@ inline float* scratch(Scratch which, int64_t numbers) {
   Held& here = held[static_cast<int>(which)];
   if (here.size < numbers) {
     const size_t bytes = (numbers * sizeof(float) + 63) / 64 * 64;
+    here.size = 0;
     here.data.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
+    if (here.data == nullptr) throw std::bad_alloc();
     here.size = numbers;
     std::memset(here.data.get(), 0, bytes);
   }

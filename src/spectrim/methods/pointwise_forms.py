@@ -10,12 +10,12 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from spectrim.kernels.building import built
+from spectrim.measure.choice import inputs_of
 from spectrim.nn.band_groups import GroupedBandsConv2d
 from spectrim.nn.blockwise import Geometry
 from spectrim.nn.folded import FoldedConv2d
 from spectrim.nn.fused import FusedDepthwise, Places
 from spectrim.nn.limits import FREE, Limits
-from spectrim.surgery.channels import still
 from spectrim.surgery.fusing import blocks
 
 Clamps: TypeAlias = tuple[Limits, Limits]
@@ -65,26 +65,12 @@ def insides(model: nn.Module, example: Tensor, paths: Collection[str]) -> dict[s
     if not built() or not example.is_cpu:
         return {}
     found = blocks(model, example)
-    seen: dict[str, tuple[int, ...]] = {}
-    handles = [
-        model.get_submodule(block.first).register_forward_pre_hook(
-            lambda _, inputs, path=block.path: seen.update({path: tuple(inputs[0].shape)})
-        )
-        for block in found
-    ]
-    try:
-        with still(model), torch.no_grad():
-            model(example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    inputs = inputs_of(model, [block.first for block in found], example)
     return {
-        path: Inside(
-            side, _ones_in(block.fused(model)), seen[block.path][1], (seen[block.path][2], seen[block.path][3])
-        )
+        path: Inside(side, _ones_in(block.fused(model)), x.shape[1], (x.shape[2], x.shape[3]))
         for block in found
         for side, path in block.parts.items()
-        if path in paths and block.path in seen
+        if path in paths and (x := inputs.get(block.first)) is not None and x.ndim == 4
     }
 
 

@@ -19,7 +19,7 @@ from spectrim.nn.component import Layer, components
 from spectrim.surgery.absorbing import absorb_
 from spectrim.surgery.arranging import sort_channels_
 from spectrim.surgery.edits import SwapModule, replace_module_
-from spectrim.surgery.fusing import blocks
+from spectrim.surgery.fusing import blocks, fuse_
 from spectrim.surgery.plan import Plan
 
 _ROUNDS = 25
@@ -169,6 +169,5 @@ def finalized_copy(model: nn.Module, edits: Sequence[SwapModule], x: Tensor) -> 
             replace_module_(other, component, final)
     absorb_(other, x)
     if built():
-        for block in blocks(other, x):
-            block.fuse_(other)
+        fuse_(other, x, blocks(other, x))
     return other

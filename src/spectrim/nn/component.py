@@ -90,6 +90,13 @@ class Layer(Component):
         """The class of the modules in whose place this layer can stand; by default any."""
         return nn.Module
 
+    def takes_places(self, path: str) -> list[str]:
+        """The dotted names of all modules whose place this layer takes where it stands at ``path``; by default that one.
+
+        In a file stand ``absorbed`` layers in the places of the others.
+        """
+        return [path]
+
     @abstractmethod
     def finalized(self) -> nn.Module:
         """The module that takes this one's place for inference; itself where it already is that form."""

@@ -15,7 +15,7 @@ from spectrim.nn.component import JSON, Layer, Spec
 from spectrim.nn.norms import scale_and_shift
 
 _MOST = 63
-"""The widest kernel that a file may ask for."""
+"""The widest kernel, and the widest stride, that a file may ask for."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class FoldedConv2d(Layer, kind="folded-convolution"):
 
     Args:
         in_channels, out_channels, kernel, stride, groups: Of the convolution.
-        padded: How it pads.
+        padded: How it pads, by less than the kernel.
 
     Raises:
         ValueError: A number is out of range.
@@ -78,8 +78,12 @@ class FoldedConv2d(Layer, kind="folded-convolution"):
         for name, number in numbers.items():
             if type(number) is not int or number < 1:
                 raise ValueError(f"{name} must be a positive whole number, got {number!r}.")
-        if kernel > _MOST or in_channels % groups or out_channels % groups:
-            raise ValueError(f"a kernel of at most {_MOST} and groups that divide the channels, got {numbers}.")
+        if max(kernel, stride) > _MOST or in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"a kernel and a stride of at most {_MOST} and groups that divide the channels, got {numbers}."
+            )
+        if padded.zeros is not None and max(padded.zeros) >= kernel:
+            raise ValueError(f"padding must be narrower than the kernel of {kernel}, got {padded.zeros}.")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel, self.stride, self.padded = kernel, stride, padded
         self.weight = nn.Parameter(torch.zeros(out_channels, in_channels // groups, kernel, kernel))

@@ -1,6 +1,6 @@
 """A depthwise convolution and the pointwise ones beside it as one layer, so that the wide maps between them are never written down."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeAlias, cast
 
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from spectrim.kernels.banded import clamped, takes
-from spectrim.kernels.fused import SIDES, Padding, Side, fused_call
+from spectrim.kernels.fused import KERNELS, SIDES, STRIDES, Padding, Side, fused_call
 from spectrim.nn.band_groups import GroupedBandsConv2d
 from spectrim.nn.component import JSON, Layer, Spec
 from spectrim.nn.folded import FoldedConv2d, Padded
@@ -23,7 +23,7 @@ Call: TypeAlias = Callable[[Tensor, Padding], Tensor]
 
 @dataclass(frozen=True)
 class Places:
-    """Where the parts stood before they were fused.
+    """Where the parts stood before they were fused; :meth:`at` gives whole names.
 
     Attributes:
         up: How many names of the layer's own path the places do not share with it.
@@ -34,6 +34,14 @@ class Places:
     up: int
     parts: Mapping[str, str]
     activations: Mapping[str, Limits]
+
+    def at(self, path: str, name: str) -> str:
+        """The dotted name of a place, for a layer that stands at ``path``.
+
+        >>> Places(2, {}, {}).at("features.3.project.0", "expand.0")
+        'features.3.expand.0'
+        """
+        return ".".join([*path.split(".")[: -self.up], name])
 
     def to_json(self) -> dict[str, JSON]:
         """As in files."""
@@ -63,13 +71,13 @@ class _Held:
 
     Attributes:
         parts: By name.
-        tensors: Where each stands, its name there, itself, its address and how often it changed.
+        tensors: Where each stands, its name there, itself, its address and how often it changed; None where none stands yet.
         limits: Of the layer and of the parts.
         call: The compiled one, if there is one.
     """
 
     parts: dict[str, nn.Module | None]
-    tensors: list[tuple[dict[str, Any], str, Tensor, int, int]]
+    tensors: Sequence[tuple[Mapping[str, Any], str, Tensor | None, int, int]]
     limits: tuple[Any, ...]
     call: Call | None
 
@@ -78,7 +86,9 @@ class _Held:
         if parts != self.parts or limits != self.limits:
             return False
         for place, name, tensor, address, version in self.tensors:
-            if place.get(name) is not tensor or tensor.data_ptr() != address or tensor._version != version:
+            if place.get(name) is not tensor:
+                return False
+            if tensor is not None and (tensor.data_ptr() != address or tensor._version != version):
                 return False
         return True
 
@@ -88,7 +98,7 @@ class FusedDepthwise(Layer, kind="fused-depthwise"):
 
     The compiled form takes a few channels at a time from their coefficients back to rows of a map, through the depthwise convolution,
     and forward to coefficients again, in the cache (:mod:`spectrim.kernels`). Plain torch runs the parts one by one, and so does this
-    layer with gradients, in other precisions, in training mode, and where somebody listens to a part with a hook.
+    layer with gradients, in other precisions, in training mode, where somebody listens to a part with a hook, and where a weight is coded.
 
     Args:
         depthwise: The convolution.
@@ -133,22 +143,30 @@ class FusedDepthwise(Layer, kind="fused-depthwise"):
         return {name: part for name in PARTS if (part := self._modules[name]) is not None}
 
     def compiled(self) -> Call | None:
-        """One call of maps and padding, looked up once for each change of the parts; None where there is no compiled form, or somebody listens."""
+        """One call of maps and padding, looked up once for each change of the parts; None where there is no compiled form, or somebody listens.
+
+        A change that torch does not count, one through ``.data``, is not seen.
+        """
         parts = self._modules
         limits: list[Any] = [self.clamps]
         for part in parts.values():
             if part is not None:
-                if part._forward_hooks or part._forward_pre_hooks:
+                if (
+                    part._forward_hooks or part._forward_pre_hooks or part._modules
+                ):  # modules in a part: its weight is coded
                     return None
                 if type(part) is GroupedBandsConv2d:
                     limits += (part.read, part.written)
         held = self._held
         if held is None or not held.fits(parts, tuple(limits)):
             places = [each for part in parts.values() if part is not None for each in (part._parameters, part._buffers)]
-            tensors = [(place, name, each) for place in places for name, each in place.items() if each is not None]
-            if any(each.is_inference() for _, _, each in tensors):  # their changes are not counted
+            tensors = [(place, name, each) for place in places for name, each in place.items()]
+            if any(each is not None and each.is_inference() for _, _, each in tensors):  # their changes are not counted
                 return None
-            seen = [(place, name, each, each.data_ptr(), each._version) for place, name, each in tensors]
+            seen = [
+                (place, name, each, 0, 0) if each is None else (place, name, each, each.data_ptr(), each._version)
+                for place, name, each in tensors
+            ]
             with torch.no_grad():
                 held = self._held = _Held(dict(parts), seen, tuple(limits), self._call())
         return held.call
@@ -156,6 +174,8 @@ class FusedDepthwise(Layer, kind="fused-depthwise"):
     def _call(self) -> Call | None:
         after_expand, after_depthwise = self.clamps
         project, depthwise = _side(self.project, FREE), self.depthwise
+        if not is_depthwise(depthwise):
+            return None
         front = None if self.expand is None else _side(self.expand, after_expand)
         if project is None or (front is None and self.expand is not None):
             return None
@@ -186,6 +206,10 @@ class FusedDepthwise(Layer, kind="fused-depthwise"):
     def stands_for(self) -> type[nn.Module]:
         """The last of its parts, a 1x1 convolution."""
         return nn.Conv2d
+
+    def takes_places(self, path: str) -> list[str]:
+        """Of its parts and of the activations."""
+        return [self.places.at(path, name) for name in (*self.places.parts.values(), *self.places.activations)]
 
     def spec(self) -> Spec:
         """Sizes, activations and places; parts that are components say the rest themselves."""
@@ -235,15 +259,37 @@ class FusedDepthwise(Layer, kind="fused-depthwise"):
         return "" if self.clamps == (FREE, FREE) else f"clamps={self.clamps}"
 
 
+def is_pointwise(module: nn.Module) -> bool:
+    """Whether a module can be ``expand`` or ``project`` of a :class:`FusedDepthwise` that is compiled."""
+    if isinstance(module, GroupedBandsConv2d):
+        tall, wide = module.geometry.block
+        return tall == wide and tall in SIDES and module.geometry.stride == (1, 1) and not module.geometry.last
+    if isinstance(module, FoldedConv2d):
+        return module.kernel == module.stride == module.groups == 1
+    return (
+        type(module) is nn.Conv2d
+        and module.kernel_size == module.stride == (1, 1)
+        and module.groups == 1
+        and module.padding in ((0, 0), "valid", "same")
+    )
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    """Whether a module can be ``depthwise`` of a :class:`FusedDepthwise` that is compiled."""
+    if not isinstance(module, FoldedConv2d):
+        return False
+    same = module.in_channels == module.out_channels == module.groups
+    return same and module.kernel in KERNELS and module.stride in STRIDES
+
+
 def _side(part: nn.Module, clamp: Limits) -> Side | None:
     """A pointwise convolution and the activation behind it; None where there is no compiled form."""
+    if not is_pointwise(part):
+        return None
     if isinstance(part, GroupedBandsConv2d):
-        geometry = part.geometry
-        tall, wide = geometry.block
-        if tall != wide or tall not in SIDES or geometry.stride != (1, 1) or geometry.last:
-            return None
         source = None if part._in_order() else part.source
-        return Side(part.weight, part.bias, tall, part.order, part.kept, source, part.read, meet(part.written, clamp))
+        block = part.geometry.block[0]
+        return Side(part.weight, part.bias, block, part.order, part.kept, source, part.read, meet(part.written, clamp))
     plain = cast("nn.Conv2d | FoldedConv2d", part)
     return Side(plain.weight[:, :, 0, 0].T.contiguous(), plain.bias, written=clamp)
 

@@ -51,14 +51,17 @@ def limits_from_json(name: str, found: Any) -> Limits:
     pair = isinstance(found, list) and len(found) == 2
     if not pair or not all(each is None or (type(each) in (int, float) and math.isfinite(each)) for each in found):
         raise ValueError(f"{name} must be two numbers, null where there is no limit, got {found!r}.")
-    low, high = found
-    return (-math.inf if low is None else float(low), math.inf if high is None else float(high))
+    low, high = (-math.inf if found[0] is None else float(found[0]), math.inf if found[1] is None else float(found[1]))
+    if not low < high:
+        raise ValueError(f"{name} must be two numbers, the lower one first, got {found!r}.")
+    return (low, high)
 
 
 def meet(one: Limits, other: Limits) -> Limits:
-    """What clamping twice comes to, where the two have numbers in common.
+    """What clamping twice comes to; where the two have no number in common, only the nearest one of the other is left.
 
-    >>> meet((0.0, math.inf), (-1.0, 6.0))
-    (0.0, 6.0)
+    >>> meet((0.0, math.inf), (-1.0, 6.0)), meet((0.0, 1.0), (2.0, 3.0))
+    ((0.0, 6.0), (2.0, 2.0))
     """
-    return (max(one[0], other[0]), min(one[1], other[1]))
+    low, high = other
+    return (min(max(one[0], low), high), min(max(one[1], low), high))

@@ -1,7 +1,7 @@
 """What stands right beside some layers in a forward: the norm and the clamping activations that nothing else has to do with."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +59,7 @@ def beside(model: nn.Module, example: Tensor, paths: Collection[str]) -> dict[st
             continue
         behind: list[str] = []
         at = path if path in once else ""
-        while (at := follows.get(at, "")) in once and at not in paths:
+        while (at := follows.get(at, "")) in once and at not in paths and not heard_between(model, [path, at]):
             clamps = clamp_of(modules[at]) != FREE
             if (behind and not clamps) or (isinstance(modules[at], _BatchNorm) and _writes_last(modules[path])):
                 break
@@ -72,6 +72,7 @@ def beside(model: nn.Module, example: Tensor, paths: Collection[str]) -> dict[st
             or before in paths
             or clamp_of(modules[before]) == FREE
             or id(model.get_submodule(ending(model, before))) not in alone
+            or heard_between(model, [before, path])
         ):
             before = None
         found[path] = Beside(before, tuple(behind))
@@ -137,7 +138,7 @@ def clamp_of(module: nn.Module) -> Limits | None:
     >>> clamp_of(nn.BatchNorm2d(2)), clamp_of(nn.ReLU6()), clamp_of(nn.Conv2d(2, 2, 1))
     ((-inf, inf), (0.0, 6.0), None)
     """
-    if module._forward_hooks or module._forward_pre_hooks:
+    if heard(module):
         return None
     if not isinstance(module, _BatchNorm):
         return limits_of(module)
@@ -154,6 +155,37 @@ def ending(model: nn.Module, path: str) -> str:
     '0'
     """
     return f"{path}.act" if isinstance(model.get_submodule(path), _BatchNorm) else path
+
+
+def heard(module: nn.Module) -> bool:
+    """Whether somebody listens with a hook to what a module reads or writes."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def heard_between(model: nn.Module, paths: Sequence[str]) -> bool:
+    """Whether somebody listens to a module in which some of these stand, and not all: work that moves from one to another is seen there.
+
+    >>> net = nn.Sequential(nn.Sequential(nn.Conv2d(2, 2, 1)), nn.ReLU())
+    >>> _ = net[0].register_forward_hook(print)
+    >>> heard_between(net, ["0.0", "1"])
+    True
+    """
+    common = len(shared_path(paths))
+    around = {path.rsplit(".", up)[0] for path in paths for up in range(1, path.count(".") - common + 1)}
+    return any(heard(model.get_submodule(path)) for path in around)
+
+
+def shared_path(paths: Sequence[str]) -> list[str]:
+    """The names that lead to the innermost module inside of which all of these stand.
+
+    >>> shared_path(["block.expand.0", "block.expand.1", "block.project"])
+    ['block']
+    """
+    names = [each.split(".") for each in paths]
+    common = 0
+    while all(len(each) > common + 1 and each[common] == names[0][common] for each in names):
+        common += 1
+    return names[0][:common]
 
 
 def _understood(norm: _BatchNorm) -> bool:

@@ -1,23 +1,24 @@
 """Depthwise convolutions that run in one pass with the pointwise ones beside them, and back."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from spectrim.kernels.fused import KERNELS, SIDES, STRIDES
+from spectrim.kernels.fused import KERNELS, STRIDES
 from spectrim.nn.absorbed import Absorbed
 from spectrim.nn.band_groups import GroupedBandsConv2d
 from spectrim.nn.component import Layer
 from spectrim.nn.folded import FoldedConv2d, Padded
-from spectrim.nn.fused import FusedDepthwise, Places
+from spectrim.nn.fused import FusedDepthwise, Places, is_depthwise, is_pointwise
 from spectrim.nn.limits import FREE, Limits, activation_of, meet
-from spectrim.surgery.beside import clamp_of, readers
+from spectrim.surgery.beside import clamp_of, heard, heard_between, readers, shared_path
 from spectrim.surgery.edits import replace_module_
 from spectrim.surgery.padding import paddings_of
+from spectrim.surgery.same import outputs_of, still_computes
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,11 @@ class Block:
             norm, part = None if path is None else model.get_submodule(path), parts[name]
             if isinstance(part, nn.Conv2d):
                 parts[name] = FoldedConv2d.of(part, norm, self.padded if name == "depthwise" else Padded((0, 0, 0, 0)))
-        own = self.path.split(".")
-        all_paths = [each.split(".") for each in self.order]
-        common = 0
-        while all(len(each) > common + 1 and each[common] == own[common] for each in all_paths):
-            common += 1
+        root = "".join(f"{name}." for name in shared_path(self.order))
         places = Places(
-            len(own) - common,
-            {name: ".".join(path.split(".")[common:]) for name, path in self.parts.items()},
-            {".".join(path.split(".")[common:]): limits for path, limits in self.activations.items()},
+            self.path.removeprefix(root).count(".") + 1,
+            {name: path.removeprefix(root) for name, path in self.parts.items()},
+            {path.removeprefix(root): limits for path, limits in self.activations.items()},
         )
         depthwise, project = cast(FoldedConv2d, parts["depthwise"]), parts["project"]
         layer = FusedDepthwise(depthwise, project, expand=parts.get("expand"), places=places, clamps=self.clamps)
@@ -127,13 +124,33 @@ def blocks(model: nn.Module, example: Tensor) -> list[Block]:
     return [replace(block, padded=paddings[name]) for block in found if (name := block.parts["depthwise"]) in paddings]
 
 
+def fuse_(model: nn.Module, example: Tensor, blocks: Sequence[Block]) -> list[Block]:
+    """Put layers in the places of some blocks; those are taken out again, the last ones first, with which the model no longer computes what it did.
+
+    What is not seen in a forward can still refuse: one that asks a part for its weight, say.
+
+    Args:
+        model: Of which they are blocks.
+        example: One batch.
+        blocks: In the order of the model.
+
+    Returns:
+        Those that are in.
+    """
+    expected = outputs_of(model, example)
+    found, undo = [*blocks], [each.fuse_(model) for each in blocks]
+    while undo and not still_computes(model, example, expected):
+        undo.pop()()
+        found.pop()
+    return found
+
+
 def unfused_(model: nn.Module) -> None:
     """Let the parts of fused layers stand in their places again."""
     for path, layer in [(path, each) for path, each in model.named_modules() if isinstance(each, FusedDepthwise)]:
-        root = path.split(".")[: -layer.places.up]
-        here = {name: ".".join([*root, place]) for name, place in layer.places.parts.items()}
+        here = {name: layer.places.at(path, place) for name, place in layer.places.parts.items()}
         for name, limits in layer.places.activations.items():
-            there = model.get_submodule(".".join([*root, name]))
+            there = model.get_submodule(layer.places.at(path, name))
             replace_module_(model, there, activation_of(limits).train(layer.training))
         for name, part in layer.parts().items():
             replace_module_(model, model.get_submodule(here[name]), part)
@@ -185,6 +202,8 @@ def _around(
         return None
     parts = {"expand": expand} if expand is not None else {}
     order = (*([expand, *stretches["expand"]] if expand is not None else ()), path, *behind, project)
+    if heard_between(model, order):
+        return None
     return Block(
         {**parts, "depthwise": path, "project": project}, norms, activations, order, Padded(None),
         (clamps["expand"], clamps["depthwise"]),
@@ -198,28 +217,13 @@ def _absorbed_in(module: nn.Module) -> Limits:
 
 
 def _is_pointwise(module: nn.Module) -> bool:
-    if module._forward_hooks or module._forward_pre_hooks:
-        return False
-    if isinstance(module, GroupedBandsConv2d):
-        tall, wide = module.geometry.block
-        return tall == wide and tall in SIDES and module.geometry.stride == (1, 1) and not module.geometry.last
-    if isinstance(module, FoldedConv2d):
-        return module.kernel == module.stride == module.groups == 1
-    return (
-        type(module) is nn.Conv2d
-        and module.kernel_size == module.stride == (1, 1)
-        and module.groups == 1
-        and module.padding in ((0, 0), "valid", "same")
-    )
+    return is_pointwise(module) and not heard(module)
 
 
 def _is_depthwise(module: nn.Module) -> bool:
-    if module._forward_hooks or module._forward_pre_hooks:
+    if heard(module):
         return False
-    if isinstance(module, FoldedConv2d):
-        same = module.in_channels == module.out_channels == module.groups
-        return same and module.kernel in KERNELS and module.stride in STRIDES
-    return (
+    return is_depthwise(module) or (
         isinstance(module, nn.Conv2d)
         and module.in_channels == module.out_channels == module.groups
         and module.kernel_size[0] == module.kernel_size[1]

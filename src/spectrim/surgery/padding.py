@@ -1,10 +1,12 @@
 """How a depthwise convolution pads: what it says, or, of a class with a forward of its own, what it is seen to compute."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from spectrim.nn.folded import FoldedConv2d, Padded
 from spectrim.surgery.channels import still
@@ -28,9 +30,12 @@ def paddings_of(model: nn.Module, example: Tensor, paths: list[str]) -> dict[str
     """
     seen: dict[str, Tensor] = {}
 
-    def remember(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen[path] = inputs[0][:1, :, :_SIDE, :_SIDE].clone()
+    def remember(path: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def note(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if (
+                len(inputs) == 1 and isinstance(inputs[0], Tensor) and inputs[0].ndim == 4
+            ):  # else it is called by other rules
+                seen[path] = inputs[0][:1, :, :_SIDE, :_SIDE].clone()
 
         return note
 
@@ -55,21 +60,31 @@ def _padded(layer: nn.Module, x: Tensor) -> Padded | None:
             return None
         tall, wide = layer.padding
         return Padded((tall, wide, tall, wide)) if max(tall, wide) < kernel else None
+    weight = layer._parameters.get("weight")
+    if weight is None:
+        return None
     generator = torch.Generator().manual_seed(0)
-    tries = [x, *(torch.randn(1, x.shape[1], *size, generator=generator).to(x) for size in _OTHER_SIZES)]
+    tries: list[tuple[Tensor, Tensor]] = [(x, weight)]
+    for size in _OTHER_SIZES:  # with other weights: some tell paddings apart less well, zeros not at all
+        shapes = ((1, x.shape[1], *size), tuple(weight.shape))
+        one, other = (torch.randn(shape, generator=generator) for shape in shapes)
+        tries.append((one.to(x), other.to(weight)))
     fixed = [
         Padded((above, left, below, right))
         for above in range(kernel) for left in range(kernel) for below in range(kernel) for right in range(kernel)
     ]  # fmt: skip
-    expected = [layer(each) for each in tries]
+    try:
+        expected: list[Tensor] = [functional_call(layer, {"weight": other}, (each,)) for each, other in tries]
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # it is for maps of one size alone, say
+        return None
     for padded in (Padded(None), *fixed):
-        if all(_pads(layer, padded, each, found) for each, found in zip(tries, expected, strict=True)):
+        if all(_pads(layer, padded, *each, found) for each, found in zip(tries, expected, strict=True)):
             return padded
     return None
 
 
-def _pads(layer: nn.Conv2d, padded: Padded, x: Tensor, expected: Tensor) -> bool:
-    """Whether the layer computes what a convolution with these zeros does."""
+def _pads(layer: nn.Conv2d, padded: Padded, x: Tensor, weight: Tensor, expected: Tensor) -> bool:
+    """Whether the layer computes with this weight what a convolution with these zeros does."""
     kernel, stride = layer.kernel_size[0], layer.stride[0]
     size = (x.shape[2], x.shape[3])
     above, left, below, right = padded.of(size, kernel=kernel, stride=stride)
@@ -78,5 +93,5 @@ def _pads(layer: nn.Conv2d, padded: Padded, x: Tensor, expected: Tensor) -> bool
     ]
     if expected.shape[2:] != torch.Size(sides):
         return False
-    y = F.conv2d(F.pad(x, (left, right, above, below)), layer.weight, layer.bias, stride, groups=layer.groups)
+    y = F.conv2d(F.pad(x, (left, right, above, below)), weight, layer.bias, stride, groups=layer.groups)
     return bool(torch.allclose(y, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max())))
