@@ -24,6 +24,12 @@ def norm(channels, *, affine=True):
     return Bottlenecks.norm(channels, affine=affine)
 
 
+@pytest.fixture(autouse=True)
+def _one_by_one(monkeypatch):
+    """What is absorbed is looked at here, and not fused away."""
+    monkeypatch.setattr(band_forms, "fuse_where_faster_", lambda *_: [])
+
+
 class Net(nn.Module):
     """A pointwise convolution with a norm and an activation behind it; who else reads what, the flags say."""
 
