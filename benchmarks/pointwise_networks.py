@@ -35,7 +35,7 @@ from spectrim.surgery.plan import Plan
 
 NAME = "pointwise_networks"
 RUNS = Path(__file__).parent.parent / "runs" / NAME
-CALIBRATION = 125
+CALIBRATION, SCORE = 125, "measured"
 KEEPS = (0.7, 0.5, 0.3)
 OTHERS = (0.5, 0.3)
 """Of networks without weights."""
@@ -159,7 +159,7 @@ def measured(name: str, network: Network, keep: float, images: Tensor, chosen: a
     started = time.perf_counter()
     dense = built(network, chosen.seed)
     x = network.prepared(images[:1])
-    method = st.PointwisePruning(keep=keep, pays="time", levels=64, score="measured")
+    method = st.PointwisePruning(keep=keep, pays="time", levels=64, score=SCORE)
     plan = st.plan(dense, method, calibration=network.prepared(images))
     RUNS.mkdir(parents=True, exist_ok=True)
     stored(name, keep).write_text(plan.to_json(), encoding="utf-8")
@@ -181,6 +181,8 @@ def measured(name: str, network: Network, keep: float, images: Tensor, chosen: a
     return {
         "network": name,
         "keep": keep,
+        "score": SCORE,
+        "calibration": CALIBRATION,
         "without": network.without,
         "note": network.note,
         "pointwise": len(plan.edits) + len(plan.skipped),
@@ -256,7 +258,7 @@ def main() -> None:
     def write() -> None:
         found = there() | rows  # a call beside this one may have written
         ordered = [found[key] for key in itertools.product(NETWORKS, KEEPS) if key in found]
-        rounds.write(NAME, ordered, seed=chosen.seed, rounds=chosen.rounds, calibration=CALIBRATION)
+        rounds.write(NAME, ordered, seed=chosen.seed, rounds=chosen.rounds)
 
     for name in chosen.only or NETWORKS:
         network = NETWORKS[name]
@@ -277,8 +279,8 @@ def main() -> None:
 def table(document: Mapping[str, Any]) -> str:
     """A row for each network and budget; and what was left alone."""
     lines = [
-        "| network | keep | 1x1 layers cut | MACs without transforms | MACs with | dense, ms | time, dense fused | time | top-1, % | points (95 % interval) | agreement, % |",
-        "| :-- |" + " --: |" * 10,
+        "| network | keep | bands by | 1x1 layers cut | MACs without transforms | MACs with | dense, ms | time, dense fused | time | top-1, % | points (95 % interval) | agreement, % |",
+        "| :-- |" + " --: |" * 11,
     ]
     reasons: dict[str, set[str]] = {}
     notes = set()
@@ -294,6 +296,7 @@ def table(document: Mapping[str, Any]) -> str:
         cells = [
             row["network"] + ("*" if row["without"] else ""),
             row["keep"],
+            f"{row['score']}, {row['calibration']} images",
             f"{row['cut']} of {row['pointwise']}",
             f"{row['macs_without_transforms'] / row['macs']:.3f}",
             f"{row['macs_with'] / row['macs']:.3f}",
@@ -317,7 +320,7 @@ def table(document: Mapping[str, Any]) -> str:
         f"{hardware['cpu']}, torch {versions['torch']}, commit {commits}; one image, one thread, norms folded, channels_last, layers cut where they "
         f"are measured to run faster; multiplications and time relative to the dense network, time as the ratio of the least of {document['rounds']} "
         f"interleaved rounds / the median of their ratios. \\* Without weights: bands of the network as it is initialised. Accuracy on {images:,} "
-        f"validation images, bands from {document['calibration']} others; dense top-1: {dense}. {'. '.join(sorted(notes))}. Left alone, in at least one row: "
+        f"validation images, bands from others; dense top-1: {dense}. {'. '.join(sorted(notes))}. Left alone, in at least one row: "
         f"{left}."
     )
     return "\n".join(lines) + "\n\n" + note

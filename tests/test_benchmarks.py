@@ -337,7 +337,7 @@ def test_a_row_of_a_peer_leaves_the_others_in_the_file(program, tmp_path, monkey
 
 def row(network, **more):
     return {
-        "network": network, "keep": 0.5, "without": "", "note": "", "pointwise": 3, "cut": 2, "left": {"has 2 groups": 1},
+        "network": network, "keep": 0.5, "score": "output", "calibration": 32, "without": "", "note": "", "pointwise": 3, "cut": 2, "left": {"has 2 groups": 1},
         "macs": 200, "macs_without_transforms": 100, "macs_with": 120, "dense": {"cpu_ms": 12.34}, "fused": 0.9, "time": 0.75,
         "time_median": 0.8, "commit": "abc",
     } | more  # fmt: skip
@@ -351,10 +351,9 @@ def test_the_table_of_networks_marks_those_without_weights(program):
         "versions": {"torch": "2"},
         "rounds": 40,
         "rows": rows,
-        "calibration": 32,
     }
     lines = program("pointwise_networks").table(told).splitlines()
-    numbers = "0.5 | 2 of 3 | 0.500 | 0.600 | 12.3 | 0.900 | 0.750 / 0.800"
+    numbers = "0.5 | output, 32 images | 2 of 3 | 0.500 | 0.600 | 12.3 | 0.900 | 0.750 / 0.800"
     assert lines[2] == f"| One | {numbers} | 69.00 | -1.00 (-1.50 to -0.50) | 98.8 |"
     assert lines[3] == f"| Two* | {numbers} |  |  |  |"
     assert "Two: a note" in lines[-1]

@@ -85,8 +85,7 @@ def faster_bands(layers: Mapping[str, Cuttable], paces: Mapping[str, Pace], pric
     return {
         path: bands
         for path, bands in found.items()
-        if bool((bands < layers[path].frequencies).any())
-        and layers[path].takes(bands, paces[path]) < paces[path].dense
+        if bool((bands < layers[path].frequencies).any()) and layers[path].takes(bands, paces[path]) < paces[path].dense
     }
 
 
