@@ -443,16 +443,15 @@ def test_a_file_for_another_layer_is_refused(tmp_path):
         (torchvision.models.mobilenet_v2, 64, 17),
         (lambda: timm.create_model("mobilenetv1_100"), 64, 13),
         (lambda: timm.create_model("tf_efficientnet_lite0"), 64, 16),
-        (lambda: timm.create_model("mobilenetv3_large_100"), 64, 0),
         (lambda: timm.create_model("resnet18"), 64, 0),
     ],
-    ids=["MobileNetV2", "MobileNetV1", "EfficientNet-Lite0", "MobileNetV3", "ResNet-18"],
+    ids=["MobileNetV2", "MobileNetV1", "EfficientNet-Lite0", "ResNet-18"],
 )
 def test_real_networks(build_model, size, count):
     torch.manual_seed(0)
     model, x = build_model().eval().requires_grad_(requires_grad=False), torch.randn(1, 3, size, size)
     found = blocks(model, x)
-    assert len(found) >= count if count else True
+    assert len(found) == count
     if not count:
         return
     pruned(model, x, score="energy")

@@ -111,7 +111,7 @@ def ones(
 
 
 def _ones_in(block: FusedDepthwise) -> FusedDepthwise:
-    """A block of the same sizes, with plain convolutions of ones."""
+    """A block of the same sizes, with plain convolutions of one number each."""
     d = block.depthwise
     depthwise = FoldedConv2d(d.in_channels, d.out_channels, d.kernel, d.stride, d.groups, d.padded)
     sides = {}
