@@ -21,7 +21,9 @@ Block = int | Literal["auto", "map"]
 Score = Literal["output", "energy"]
 _LARGEST = 8
 _CHUNK = 16
-"""Images at a time where gradients are wanted, which need every activation at once."""
+"""Images of 224 x 224 pixels at a time where gradients are wanted, which need every activation at once."""
+_CHUNK_NUMBERS = _CHUNK * 3 * 224 * 224
+_MOST = 256
 
 
 @dataclass
@@ -46,21 +48,28 @@ class Reading:
     calls: int = 0
     images: int = 0
     reason: str = ""
+    _bases: dict[tuple[torch.device, torch.dtype], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def spectrum(self, x: Float[Tensor, "image in height width"]) -> Float[Tensor, "image in block frequency"]:
         """The coefficients of maps."""
-        basis = block_basis(self.block, range(math.prod(self.block)), dtype=x.dtype).to(x.device)
-        return to_blocks(covered(x, self.block), self.block) @ basis.T
+        return to_blocks(covered(x, self.block), self.block) @ self._basis(x).T
 
     def spectrum_of_gradient(self, gradient: Tensor) -> Tensor:
         """The derivatives by the coefficients, from those by the pixels; what continues a map has none."""
-        basis = block_basis(self.block, range(math.prod(self.block)), dtype=gradient.dtype).to(gradient.device)
         below, right = (-side % step for side, step in zip(self.size, self.block, strict=True))
-        return to_blocks(nn.functional.pad(gradient, (0, right, 0, below)), self.block) @ basis.T
+        return to_blocks(nn.functional.pad(gradient, (0, right, 0, below)), self.block) @ self._basis(gradient).T
+
+    def _basis(self, like: Tensor) -> Float[Tensor, "frequency pixel"]:
+        """Once for a device: every copy to it would wait for what it has still to do."""
+        key = like.device, like.dtype
+        if key not in self._bases:
+            positions = range(math.prod(self.block))
+            self._bases[key] = block_basis(self.block, positions, dtype=like.dtype).to(like.device)
+        return self._bases[key]
 
     def add(self, energy: Tensor, worth: Tensor) -> None:
-        """Add sums over images."""
-        energy, worth = energy.double().cpu(), worth.double().cpu()
+        """Add sums over images, where they are: nothing waits for the device."""
+        energy, worth = _exact(energy), _exact(worth)
         self.energy = energy if self.energy is None else self.energy + energy
         self.worth = worth if self.worth is None else self.worth + worth
 
@@ -138,6 +147,16 @@ class _Watch:
             reading.add_changes(calls)
 
 
+def _exact(sums: Tensor) -> Float[Tensor, "..."]:
+    """In float64, on the processor where the device has none."""
+    return (sums.cpu() if sums.device.type == "mps" else sums).double()
+
+
+def _most(image: Tensor) -> int:
+    """How many images like this one run at a time where gradients are wanted."""
+    return min(_MOST, max(_CHUNK, _CHUNK_NUMBERS // max(1, image.numel())))
+
+
 def block_of(size: tuple[int, int], block: Block) -> tuple[int, int]:
     """The sides of the blocks of a map.
 
@@ -192,7 +211,7 @@ def read_spectra(
     try:
         with still(model), torch.set_grad_enabled(watch.probing):
             for number, batch in enumerate(batches):
-                for part in batch.split(at_a_time(batch[0], _CHUNK if watch.probing else len(batch))):  # type: ignore[no-untyped-call]
+                for part in batch.split(at_a_time(batch[0], _most(batch[0]) if watch.probing else len(batch))):  # type: ignore[no-untyped-call]
                     images = part.clone().requires_grad_(watch.probing and part.is_floating_point())
                     watch.settle(model, see(model, images, number), generator)
                     watch.batch += 1
@@ -201,6 +220,7 @@ def read_spectra(
             handle.remove()
     for path, reading in watch.found.items():
         if reading.energy is not None and reading.worth is not None:
+            reading.energy, reading.worth = reading.energy.cpu(), reading.worth.cpu()
             if not bool(torch.isfinite(reading.energy).all() and torch.isfinite(reading.worth).all()):
                 raise DataError(
                     f"the features that {path!r} reads are not finite for the calibration images. Check the model's weights."
