@@ -36,9 +36,11 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16}
 WITHIN = {"float32": 1e-3, "float16": 3e-2}
 """How far the largest output may be off, relative to the largest."""
 SHARES, IMAGES, NETWORKS = (0.5, 0.3), (32, 1, 128), ("measured .5", "uniform .5")
+USUAL = "as it is"
 VARIANTS: dict[str, dict[str, Any]] = {
-    "as it is": {},
-    "three products of TensorFloat-32": {"precision": "tf32x3"},
+    USUAL: {},
+    "plain products": {"precision": "ieee"},
+    "transforms of 4 blocks": {"blocks": 4},
     "transforms of 2 blocks": {"blocks": 2},
     "transforms of 64 channels": {"blocks": 2, "parts": 64},
     "8 warps": {"warps": (8, 8)},
@@ -286,7 +288,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def table(document: Mapping[str, Any]) -> str:
-    """The networks, then the layers: what dense takes, and how many times faster the pruned form is."""
+    """The networks, then the layers: what dense takes, and how many times faster the pruned form is; then the other tilings."""
 
     def lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         return ["| " + " | ".join(each) + " |" for each in (head, [":--", *["--:"] * (len(head) - 1)], *rows)]
@@ -314,14 +316,25 @@ def table(document: Mapping[str, Any]) -> str:
         for shape in dict.fromkeys(key[0] for key in found)
     ]
     heads = [f"{images} image{'s' * (images > 1)}, {dtype}, keep {share}" for images, dtype, share in settings]
+    cuts = [row for row in document["rows"] if row["part"] == "tilings" and "ms" in row]
+    ways = [each for each in (cuts[0]["ms"] if cuts else {}) if each not in ("dense", USUAL)]
+    third = [
+        [
+            "{} → {} @ {}, {}".format(*row["shape"], row["dtype"]),
+            *(f"{row['ms'][each] / row['ms'][USUAL]:.2f}" for each in ways),
+        ]
+        for row in cuts
+    ]
     on = document["hardware"]["accelerator"] or document["hardware"]["cpu"]
     note = (
         f"{on}, torch {document['versions']['torch']}, commit {document['commit']}; how many times faster than dense the pruned form is, in Triton / in plain "
         f"torch; medians of calls between two events, channels_last, TensorFloat-32 off; {len(document['left_out'])} rows left out for lack of time."
     )
-    return "\n".join(
-        [*lines(["network", "dense, ms", "pruned"], first), "", *lines(["layer", *heads], second), "", note]
-    )
+    parts = [lines(["network", "dense, ms", "pruned"], first), lines(["layer", *heads], second)]
+    if third:
+        note += f" Last: times of the layers with {cuts[0]['images']} images and the work cut up otherwise, relative to how it was cut up then."
+        parts.append(lines(["layer", *ways], third))
+    return "\n".join(line for part in parts for line in [*part, ""]) + "\n" + note
 
 
 if __name__ == "__main__":

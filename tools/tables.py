@@ -179,6 +179,7 @@ TABLES: dict[str, tuple[str, Render]] = {
     "pointwise-cifar10": ("pointwise_cifar10.json", by_script("pointwise_cifar10")),
     "pointwise-cifar10-full": ("pointwise_cifar10_full.json", by_script("pointwise_cifar10_full")),
     "pointwise-learned": ("pointwise_learned.json", by_script("pointwise_learned")),
+    "pointwise-triton": ("pointwise_triton.json", by_script("pointwise_triton")),
     "pointwise-taught": ("pointwise_taught.json", by_script("pointwise_taught_judge")),
     "resnet20": ("resnet20_cifar10.json", by_script("resnet20_cifar10")),
     "template-cifar10": ("template_cifar10.json", by_script("template_cifar10")),

@@ -79,7 +79,7 @@ def test_however_the_work_is_cut_up_it_computes_the_same(triton, changes):
 
 def test_large_products_are_cut_into_large_tiles(triton):
     least, most = triton.tiling(4, 16, torch.float32), triton.tiling(100_000, 960, torch.float16)
-    assert (least.high, least.outer, least.precision) == (16, 32, "ieee")
+    assert (least.high, least.outer, least.precision) == (16, 32, "tf32x3")
     assert (most.high, most.outer, most.precision) == (128, 64, "tf32")
 
 
