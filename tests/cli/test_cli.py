@@ -334,6 +334,17 @@ def test_bench_compares_the_three_forms(shell, artifact):
     assert "ms" in shell("bench", TINY, artifact, *FIT, "--rounds", "2", "--threads", "1", "--cpu")[1]
 
 
+@pytest.mark.parametrize(("there", "asked", "expected"), [(False, [], 0), (True, [], 1), (False, ["--kernels"], 1)])
+def test_bench_runs_kernels_that_are_compiled_and_compiles_none_unasked(
+    shell, artifact, monkeypatch, there, asked, expected
+):
+    calls = []
+    monkeypatch.setattr("spectrim.kernels.building.compiled", lambda: there)
+    monkeypatch.setattr("spectrim.kernels.building.build", lambda: calls.append(0))
+    assert shell("bench", TINY, artifact, *FIT, "--rounds", "2", "--cpu", *asked)[0] == 0
+    assert len(calls) == expected
+
+
 @pytest.mark.parametrize("restore", [False, True])
 def test_bench_restores_bands_that_lose_if_asked_and_warns_in_a_sentence(shell, tmp_path, monkeypatch, restore):
     def fastest(forms, x, *, site, **_):

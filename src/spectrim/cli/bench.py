@@ -22,7 +22,13 @@ def bench(
     threads: Annotated[int | None, typer.Option(metavar="N", help="Threads that operations may use.")] = None,
     as_json: options.AsJSON = False,
     cpu: options.Cpu = False,
-    kernels: Annotated[bool, typer.Option("--kernels", help="Build the compiled kernels first.")] = False,
+    kernels: Annotated[
+        bool,
+        typer.Option(
+            "--kernels",
+            help="Compile the kernels first; those that compress or an earlier run compiled are used anyway.",
+        ),
+    ] = False,
     restore: Annotated[
         bool,
         typer.Option("--restore", help="Give pointwise layers whose bands run no faster here all frequencies back."),
@@ -40,13 +46,12 @@ def bench(
       spectrim bench torchvision:resnet18 runs/p/model.safetensors --image-size 224 --image-channels 3 --threads 1
     """
     with values():
+        from spectrim.kernels.building import build, compiled
         from spectrim.training.assessment import compare_speed
         from spectrim.training.setting import fit_for
 
         fit = fit_for(data, image_size=image_size, channels=image_channels, num_classes=classes)
-        if kernels:
-            from spectrim.kernels import build
-
+        if kernels or compiled():
             build()
         found = compare_speed(
             model, file, fit, batch_size=batch_size, rounds=rounds, threads=threads, cpu=cpu, restore=restore
