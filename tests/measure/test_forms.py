@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import spectrim as st
-from spectrim.measure import forms, layer_forms
+from spectrim.measure import forms, whole
 from spectrim.nn.two_stage import TwoStageConv
 from spectrim.training.exporting import export_onnx
 from spectrim.zoo.resnet_cifar import resnet20
@@ -36,7 +36,7 @@ def clock(monkeypatch, decided):
         return [decided if each else 1.0 for each in staged]
 
     monkeypatch.setattr(forms, "onnx_times", times)
-    monkeypatch.setattr(layer_forms, "onnx_times", lambda *_: [1.0, 0.5])
+    monkeypatch.setattr(whole, "onnx_times", lambda *_: [1.0, 0.5])
     return measured
 
 
@@ -46,8 +46,8 @@ def test_a_rebuilt_layer_is_dense_again_where_two_stages_lose(rebuilt, monkeypat
     model, x = rebuilt
     expected, choices = model(x), []
     st.finalize_(model, example=x, runtime="onnxruntime", choices=choices)
-    whole = choices.pop() if taken == "two stages" else None
-    assert whole is None or (whole.site, whole.taken) == ("(the model)", "as chosen")
+    last = choices.pop() if taken == "two stages" else None
+    assert last is None or (last.site, last.taken) == ("(the model)", "as chosen")
     assert [each.site for each in choices] == LAYERS
     assert {each.taken for each in choices} == {taken}
     assert choices[0].ms == {"dense": 1.0, "two stages": time}
@@ -61,7 +61,7 @@ def test_a_rebuilt_layer_is_dense_again_where_two_stages_lose(rebuilt, monkeypat
 
 def test_a_rebuilt_network_that_onnxruntime_runs_no_faster_is_dense_again(rebuilt, monkeypatch):
     clock(monkeypatch, 0.5)
-    monkeypatch.setattr(layer_forms, "onnx_times", lambda *_: [1.0, 0.995])
+    monkeypatch.setattr(whole, "onnx_times", lambda *_: [1.0, 0.995])
     model, x = rebuilt
     expected, choices = model(x), []
     st.finalize_(model, example=x, runtime="onnxruntime", choices=choices)
@@ -95,13 +95,13 @@ def test_two_stages_are_exported_with_what_they_compute(monkeypatch, tmp_path):
         "onnx_times",
         lambda modules, inputs: taken.extend(real(modules, inputs, rounds=1)) or [2.0, 1.0, 2.0, 1.0],
     )
-    whole = []
+    both = []
     monkeypatch.setattr(
-        layer_forms, "onnx_times", lambda modules, inputs: whole.extend(real(modules, inputs, rounds=1)) or [2.0, 1.0]
+        whole, "onnx_times", lambda modules, inputs: both.extend(real(modules, inputs, rounds=1)) or [2.0, 1.0]
     )
     assert export_onnx(model, x, tmp_path / "model.onnx", choices) < 1e-4
     assert [each.taken for each in choices] == ["two stages", "two stages", "as chosen"]
-    assert len(whole) == 2
-    assert all(each > 0 for each in whole)
+    assert len(both) == 2
+    assert all(each > 0 for each in both)
     assert len(taken) == 4
     assert all(each > 0 for each in taken)

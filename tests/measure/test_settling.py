@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import spectrim as st
-from spectrim.measure import settling
+from spectrim.measure import settling, whole
 from spectrim.nn import FlatBandsConv2d, GroupedBandsConv2d
 from spectrim.training.exporting import export_onnx
 from tests.surgery.test_chaining import Bottlenecks
@@ -21,7 +21,7 @@ def pruned():
     return st.compress_(model, st.PointwisePruning(keep=0.3, pays="always", tie="stage"), calibration=x), x
 
 
-def clock(monkeypatch, flat, chained):
+def clock(monkeypatch, flat, chained, network=0.5):
     """Times that are decided here: a plain convolution takes 1."""
 
     def times(modules, inputs):
@@ -35,6 +35,7 @@ def clock(monkeypatch, flat, chained):
         return found
 
     monkeypatch.setattr(settling, "onnx_times", times)
+    monkeypatch.setattr(whole, "onnx_times", lambda *_: [1.0, network])
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,9 @@ def test_the_fastest_form_is_chosen(monkeypatch, flat, chained, chosen):
     model, x = pruned()
     before, choices = model(x), []
     st.finalize_(model, example=x, runtime="onnxruntime", choices=choices)
+    if chosen != "dense":
+        last = choices.pop()
+        assert (last.site, last.taken, last.ms) == ("(the model)", "as chosen", {"dense": 1.0, "as chosen": 0.5})
     assert [each.site for each in choices] == LAYERS
     assert {each.taken for each in choices} == {chosen}
     assert choices[0].ms == {"dense": 1.0, "flat": flat, "chained": chained}
@@ -52,6 +56,18 @@ def test_the_fastest_form_is_chosen(monkeypatch, flat, chained, chosen):
     assert kinds == {nn.Conv2d if chosen == "dense" else FlatBandsConv2d}
     dense = Bottlenecks().eval()(x)
     torch.testing.assert_close(model(x), dense if chosen == "dense" else before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("chained", [0.4, 0.6])
+def test_a_network_that_is_no_faster_as_a_whole_is_dense_again(monkeypatch, chained):
+    clock(monkeypatch, 0.5, chained, network=1.0)
+    model, x = pruned()
+    choices = []
+    st.finalize_(model, example=x, runtime="onnxruntime", choices=choices)
+    assert {each.taken for each in choices} == {"dense"}
+    assert (choices[-1].site, choices[-1].ms) == ("(the model)", {"dense": 1.0, "as chosen": 1.0})
+    assert {type(model.get_submodule(path)) for path in LAYERS} == {nn.Conv2d}
+    torch.testing.assert_close(model(x), Bottlenecks().eval()(x), rtol=1e-4, atol=1e-5)
 
 
 def test_groups_are_opened_again(monkeypatch):
@@ -84,7 +100,8 @@ def test_what_is_exported_computes_what_torch_does(monkeypatch, tmp_path):
     model, x = pruned()
     choices = []
     assert export_onnx(model, x[:1], tmp_path / "model.onnx", choices) < 1e-4
-    assert {each.taken for each in choices} == {"chained"}
+    assert {each.taken for each in choices[:-1]} == {"chained"}
+    assert choices[-1].taken == "as chosen"
 
 
 @pytest.mark.skipif(

@@ -66,9 +66,12 @@ def _together(choices: "Sequence[Choice]") -> str:
     from spectrim.measure.choice import WHOLE
 
     whole = [choice for choice in choices if choice.site == WHOLE]
-    known = [choice for choice in whole or choices if {"dense", choice.taken} <= choice.ms.keys()]
-    if not known:
+    known = [choice for choice in choices if {"dense", choice.taken} <= choice.ms.keys()]
+    if whole:  # of two methods one after the other
+        dense, taken, what = whole[0].ms["dense"], whole[-1].ms[whole[-1].taken], "the network"
+    elif known:
+        dense, taken = (sum(choice.ms[name or choice.taken] for choice in known) for name in ("dense", ""))
+        what = "the layers above, each between its neighbours"
+    else:
         return ""
-    dense, taken = (sum(choice.ms[name or choice.taken] for choice in known) for name in ("dense", ""))
-    what = "the network" if whole else "the layers above, each between its neighbours"
     return f"{what}: {dense:.3g} ms dense → {taken:.3g} ms in onnxruntime, one thread"

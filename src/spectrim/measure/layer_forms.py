@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from spectrim.measure.choice import WHOLE, Choice, fastest, inputs_of
 from spectrim.measure.forms import fastest_in_onnxruntime
-from spectrim.measure.onnx_forms import onnx_times
+from spectrim.measure.whole import whole_in_onnxruntime
 from spectrim.nn.component import Layer, components
 from spectrim.surgery.edits import replace_module_
 
@@ -83,14 +82,7 @@ def _whole(model: nn.Module, back: Mapping[nn.Module, nn.Module], example: Tenso
             each.eval()
         if compiled:
             return fastest(models, example, site=WHOLE, margin=_MARGIN, seconds=_SECONDS)
-        with torch.no_grad():
-            if not isinstance(model(example), Tensor):
-                return None
-        home = example.device
-        took = onnx_times([dense, model], [example, example])
-        model.to(home)
+        return whole_in_onnxruntime(dense, model, example, margin=_MARGIN)
     finally:
         for module, training in modes.items():
             module.training = training
-    ms = dict(zip(models, took, strict=True))
-    return Choice(WHOLE, tuple(example.shape), ms, "as chosen" if took[1] < (1 - _MARGIN) * took[0] else "dense")

@@ -1,6 +1,7 @@
 """Which inference form each banded convolution of a model gets: measured where the model will run, alone and in chains."""
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from spectrim.measure.choice import Choice, fastest, inputs_of
 from spectrim.measure.onnx_forms import between, onnx_times
+from spectrim.measure.whole import whole_in_onnxruntime
 from spectrim.nn.band_groups import GroupedBandsConv2d
 from spectrim.nn.flat_bands import FlatBandsConv2d
 from spectrim.nn.pointwise import BandedPointwiseConv2d
@@ -27,7 +29,8 @@ def settle_for_onnxruntime_(model: nn.Module, example: Tensor) -> list[Choice]:
     """Put in the place of each banded convolution the form that onnxruntime runs fastest.
 
     Where the cut form loses, the layer becomes the dense convolution again: frequencies that were cut come back. A whole stream is
-    chained where that is faster than its layers one by one, and only if the model then computes what it did.
+    chained where that is faster than its layers one by one, and only if the model then computes what it did. If the network as a whole is
+    no faster there than with dense layers, all of them are dense again.
 
     Args:
         model: With banded convolutions.
@@ -35,7 +38,8 @@ def settle_for_onnxruntime_(model: nn.Module, example: Tensor) -> list[Choice]:
 
     Returns:
         What was measured in onnxruntime and taken: ``dense`` keeps all frequencies, ``flat`` is :class:`spectrim.nn.FlatBandsConv2d`,
-        ``chained`` that without the transforms inside of a stream. Layers that do not run are not in it, and stay.
+        ``chained`` that without the transforms inside of a stream; where something is cut, the network as a whole comes last. Layers that
+        do not run are not in it, and stay.
 
     Raises:
         UnsupportedError: A library is missing, or a form cannot be exported.
@@ -56,15 +60,26 @@ def settle_for_onnxruntime_(model: nn.Module, example: Tensor) -> list[Choice]:
             forms[path]["chained"] = joined
     times = _times(model, example, forms, inputs, linked)
     chosen = {path: "flat" if each["flat"] < (1 - _MARGIN) * each["dense"] else "dense" for path, each in times.items()}
+    plain, backs = _with_dense_layers(model, banded), []
     for chain in linked:
         apart = sum(times[path][chosen[path]] for path in chain.layers)
         together = sum(times[path]["chained"] for path in chain.layers)
-        if together < (1 - _MARGIN) * apart and _join_(model, chain, example):
+        if together < (1 - _MARGIN) * apart and (back := _joined_(model, chain, example)) is not None:
+            backs.append(back)
             chosen |= dict.fromkeys(chain.layers, "chained")
     for path, layer in banded.items():
         if chosen[path] != "chained":
             replace_module_(model, layer, forms[path][chosen[path]].train(layer.training))
-    return [Choice(path, tuple(inputs[path].shape), times[path], chosen[path]) for path in banded]
+    cut = any(form != "dense" for form in chosen.values())
+    whole = whole_in_onnxruntime(plain, model, example) if cut else None
+    if whole is not None and whole.taken == "dense":
+        for back in reversed(backs):
+            back()
+        for path, layer in banded.items():
+            replace_module_(model, model.get_submodule(path), forms[path]["dense"].train(layer.training))
+        chosen = dict.fromkeys(chosen, "dense")
+    found = [Choice(path, tuple(inputs[path].shape), times[path], chosen[path]) for path in banded]
+    return found if whole is None else [*found, whole]
 
 
 def chain_where_faster_(model: nn.Module, example: Tensor, *, restore: bool = False) -> list[Choice]:
@@ -91,7 +106,8 @@ def chain_where_faster_(model: nn.Module, example: Tensor, *, restore: bool = Fa
         choice = fastest(forms, example, site=chain.stream.writers[0])
         to_beat = [choice.ms["apart"]] + [choice.ms["dense"]] * restore
         wins = choice.ms["chained"] < (1 - _CHAIN_MARGIN) * min(to_beat)
-        found.append(replace(choice, taken="chained" if wins and _join_(model, chain, example) else "apart"))
+        joins = wins and _joined_(model, chain, example) is not None
+        found.append(replace(choice, taken="chained" if joins else "apart"))
     return found
 
 
@@ -190,11 +206,19 @@ def _times(
     return found
 
 
-def _join_(model: nn.Module, chain: Chain, example: Tensor) -> bool:
-    """Put a chain in if the model then computes what it did."""
+def _with_dense_layers(model: nn.Module, banded: Mapping[str, BandedPointwiseConv2d]) -> nn.Module:
+    """A copy in which nothing is cut."""
+    plain = copy.deepcopy(model)
+    for path, layer in banded.items():
+        replace_module_(plain, plain.get_submodule(path), copy.deepcopy(_dense(layer)))
+    return plain
+
+
+def _joined_(model: nn.Module, chain: Chain, example: Tensor) -> Callable[[], None] | None:
+    """Put a chain in if the model then computes what it did: what takes it out again, or None."""
     expected = outputs_of(model, example)
     back = chain.join_(model)
     if still_computes(model, example, expected):
-        return True
+        return back
     back()
-    return False
+    return None
