@@ -58,6 +58,8 @@ SETTING = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96, 3
 EPOCHS, LR = 2.0, 0.05
 TUNING, TUNING_LR, CUT_OFFS_LR = 0.4, 0.01, 0.03
 BATCH, CALIBRATION, FINE = 128, 256, 64
+FLOOR = -12.0
+"""Points below the dense network, beyond which a run is not drawn but told at the lower edge."""
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "dense, tuned": {"kind": "dense", "tune": True},
     "uniform .5, tuned": {"kind": "bands", "tune": True, "keep": 0.5, "levels": 1},
@@ -442,7 +444,7 @@ def table(results: Mapping[str, Any]) -> str:
 
 
 def draw(results: Mapping[str, Any], picture: Path, arms: Iterable[str] = ARMS) -> None:
-    """Accuracy against operations, and against the time of the largest batch that was timed; every seed a dot."""
+    """Accuracy against operations, and against the time of the largest batch that was timed; every seed a dot; far below, in words."""
     batch = max((each["batch"] for each in results["times"] if each["threads"] == 1), default=None)
     times = {each["arm"]: each["time"] for each in results["times"] if (each["batch"], each["threads"]) == (batch, 1)}
     gathered = gathered_of(results, arms)
@@ -453,6 +455,7 @@ def draw(results: Mapping[str, Any], picture: Path, arms: Iterable[str] = ARMS) 
     }  # fmt: skip
     with plotted(picture, 1, 2 if times else 1, figsize=(9.4 if times else 5, 4)) as grid:
         for axes, clock in zip(grid[0], (False, True), strict=False):
+            everything: dict[str, list[tuple[float, float]]] = {}
             for family, (colour, mark) in families.items():
                 for tuned in (False, True):
                     points = []
@@ -462,6 +465,7 @@ def draw(results: Mapping[str, Any], picture: Path, arms: Iterable[str] = ARMS) 
                         for each in entries:
                             less = times[name] if clock else each["macs"] / dense[each["seed"]]["macs"]
                             points.append((less, each["accuracy"] - dense[each["seed"]]["accuracy"]))
+                    everything.setdefault(family, []).extend(points)
                     if points:
                         fill = colour if tuned else "none"
                         axes.plot(
@@ -469,7 +473,21 @@ def draw(results: Mapping[str, Any], picture: Path, arms: Iterable[str] = ARMS) 
                             label=f"{family}, tuned" if tuned else family,
                         )  # fmt: skip
             axes.axhline(0, color="0.8", lw=0.8, zorder=0)
-            axes.set_ylim(bottom=max(-12, axes.get_ylim()[0]))
+            floor = min((y for points in everything.values() for _, y in points if y > FLOOR), default=0) - 0.6
+            axes.set_ylim(bottom=floor)
+            for family, points in everything.items():
+                if below := [each for each in points if each[1] < floor]:
+                    place = (statistics.fmean(x for x, _ in below), floor)
+                    told = f"{family} {statistics.fmean(y for _, y in below):+.0f} ↓"
+                    axes.annotate(
+                        told,
+                        place,
+                        (0, 3),
+                        textcoords="offset points",
+                        fontsize=7,
+                        ha="center",
+                        color=families[family][0],
+                    )
             axes.set_xlabel(
                 f"time of {batch} images, dense = 1" if clock else "multiplications with transforms, dense = 1",
                 fontsize=9,
