@@ -455,39 +455,31 @@ def draw(results: Mapping[str, Any], picture: Path, arms: Iterable[str] = ARMS) 
     }  # fmt: skip
     with plotted(picture, 1, 2 if times else 1, figsize=(9.4 if times else 5, 4)) as grid:
         for axes, clock in zip(grid[0], (False, True), strict=False):
-            everything: dict[str, list[tuple[float, float]]] = {}
+            points = {
+                name: [
+                    (times[name] if clock else each["macs"] / dense[each["seed"]]["macs"], each["accuracy"] - dense[each["seed"]]["accuracy"])
+                    for each in entries
+                ]
+                for name, entries in gathered.items() if name in times or not clock
+            }  # fmt: skip
             for family, (colour, mark) in families.items():
                 for tuned in (False, True):
-                    points = []
-                    for name, entries in gathered.items():
-                        if family not in name or name.endswith("tuned") != tuned or (clock and name not in times):
-                            continue
-                        for each in entries:
-                            less = times[name] if clock else each["macs"] / dense[each["seed"]]["macs"]
-                            points.append((less, each["accuracy"] - dense[each["seed"]]["accuracy"]))
-                    everything.setdefault(family, []).extend(points)
-                    if points:
+                    arms_of = [name for name in points if family in name and name.endswith("tuned") == tuned]
+                    if dots := sorted(dot for name in arms_of for dot in points[name]):
                         fill = colour if tuned else "none"
                         axes.plot(
-                            *zip(*sorted(points), strict=True), mark, color=colour, mfc=fill, ms=5, lw=0,
+                            *zip(*dots, strict=True), mark, color=colour, mfc=fill, ms=5, lw=0,
                             label=f"{family}, tuned" if tuned else family,
                         )  # fmt: skip
             axes.axhline(0, color="0.8", lw=0.8, zorder=0)
-            floor = min((y for points in everything.values() for _, y in points if y > FLOOR), default=0) - 0.6
+            floor = min(y for dots in points.values() for _, y in dots if y > FLOOR) - 0.6
             axes.set_ylim(bottom=floor)
-            for family, points in everything.items():
-                if below := [each for each in points if each[1] < floor]:
-                    place = (statistics.fmean(x for x, _ in below), floor)
-                    told = f"{family} {statistics.fmean(y for _, y in below):+.0f} ↓"
-                    axes.annotate(
-                        told,
-                        place,
-                        (0, 3),
-                        textcoords="offset points",
-                        fontsize=7,
-                        ha="center",
-                        color=families[family][0],
-                    )
+            below = [(name, dots) for name, dots in points.items() if statistics.fmean(y for _, y in dots) < floor]
+            for line, (name, dots) in enumerate(below):
+                x, y = (statistics.fmean(each) for each in zip(*dots, strict=True))
+                axes.annotate(
+                    f"{name}: {y:+.0f} ↓", (x, floor), (0, 3 + 9 * line), textcoords="offset points", fontsize=7, ha="center", color="0.4",
+                )  # fmt: skip
             axes.set_xlabel(
                 f"time of {batch} images, dense = 1" if clock else "multiplications with transforms, dense = 1",
                 fontsize=9,

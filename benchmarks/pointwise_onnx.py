@@ -23,6 +23,7 @@ from torch import Tensor
 
 import spectrim as st
 from spectrim.measure import session_latency
+from spectrim.measure.choice import WHOLE
 from spectrim.training.exporting import export_onnx
 
 CALIBRATION = 48
@@ -79,7 +80,7 @@ def main() -> None:
                 "levels": setting["levels"],
                 "layers": "those of the last two streams" if setting["where"] else "all",
                 "cut": len(plan.edits),
-                "chosen": dict(Counter(choice.taken for choice in choices)),
+                "chosen": dict(Counter(choice.taken for choice in choices if choice.site != WHOLE)),
                 "decisions": [
                     {"site": each.site, "chosen": each.taken, "ms": {k: round(v, 4) for k, v in each.ms.items()}}
                     for each in choices

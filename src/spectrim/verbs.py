@@ -151,8 +151,8 @@ def finalize_(
         model: With components in it; copies of it stay as they are.
         example: One batch of the size and on the device where the model will run.
         runtime: Where it will run. With ``onnxruntime``, for a model that is exported next, banded convolutions and reconstructed filters
-            are measured there, on one thread. A banded one that loses to the dense convolution becomes it again, with the frequencies
-            that were cut; all others compute what they did.
+            are measured there, on one thread, then the network as a whole. A banded one that loses to the dense convolution becomes it
+            again, with the frequencies that were cut, as do all of them where the network is no faster; all others compute what they did.
         restore: Whether banded convolutions that run no faster here than the dense layer become it again, with the frequencies that
             were cut, as they do with ``onnxruntime``: what the model computes then changes.
         choices: If given, what was measured of each layer that is a component is added to it.

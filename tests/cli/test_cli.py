@@ -14,7 +14,7 @@ import torch
 
 import spectrim
 from spectrim.cli import main, options
-from spectrim.measure.choice import Choice
+from spectrim.measure.choice import WHOLE, Choice
 from spectrim.methods import METHODS
 from spectrim.methods.cfdp_rates import RATES
 from spectrim.training import exporting
@@ -170,6 +170,24 @@ def test_export_says_how_many_layers_read_all_frequencies_again(shell, artifact,
     assert status == 0
     assert "1 of 2 cut pointwise layers are faster dense there, and read all frequencies again\n" in out
     assert "the layers above, each between its neighbours: 3 ms dense → 4 ms in onnxruntime, one thread\n" in out
+
+
+@pytest.mark.parametrize(("taken", "after"), [("as chosen", "0.5"), ("dense", "2")])
+def test_export_says_what_the_network_as_a_whole_takes(shell, artifact, tmp_path, monkeypatch, taken, after):
+    def exported(_, __, out, choices):
+        out.write_bytes(b"model")
+        form = "flat" if taken == "as chosen" else "dense"
+        choices.append(Choice("a", (1, 2, 4, 4), {"dense": 1.0, "flat": 0.5}, form))
+        choices.append(Choice(WHOLE, (1, 1, 8, 8), {"dense": 2.0, "as chosen": 0.5}, taken))
+        return 0.0
+
+    monkeypatch.setattr(exporting, "export_onnx", exported)
+    status, out, _ = shell("export", TINY, artifact, "--out", tmp_path / "model.onnx", *FIT)
+    assert status == 0
+    assert f"the network: 2 ms dense → {after} ms in onnxruntime, one thread\n" in out
+    lost = "the network as a whole is no faster with cut layers: all 1 read all frequencies again\n"
+    assert (lost in out) == (taken == "dense")
+    assert "are faster dense there" not in out
 
 
 @pytest.mark.parametrize("method", ["cfdp", "pointwise-pruning"])

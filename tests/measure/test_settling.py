@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import spectrim as st
+from spectrim.errors import UnsupportedError
 from spectrim.measure import settling, whole
 from spectrim.nn import FlatBandsConv2d, GroupedBandsConv2d
 from spectrim.training.exporting import export_onnx
@@ -19,6 +20,19 @@ def pruned():
     x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     model = Bottlenecks().eval()
     return st.compress_(model, st.PointwisePruning(keep=0.3, pays="always", tie="stage"), calibration=x), x
+
+
+def whole_clock(monkeypatch, ms):
+    """The whole network takes so long, the dense one 1; what both compute."""
+    outputs = []
+
+    def graphs(nets, inputs):
+        outputs[:] = [net(x) for net, x in zip(nets, inputs, strict=True)]
+        return [b"", b""]
+
+    monkeypatch.setattr(whole, "onnx_graphs", graphs)
+    monkeypatch.setattr(whole, "_minima", lambda *_: {"dense": 1.0, "as chosen": ms})
+    return outputs
 
 
 def clock(monkeypatch, flat, chained, network=0.5):
@@ -35,14 +49,14 @@ def clock(monkeypatch, flat, chained, network=0.5):
         return found
 
     monkeypatch.setattr(settling, "onnx_times", times)
-    monkeypatch.setattr(whole, "onnx_times", lambda *_: [1.0, network])
+    return whole_clock(monkeypatch, network)
 
 
 @pytest.mark.parametrize(
     ("flat", "chained", "chosen"), [(0.5, 0.4, "chained"), (0.5, 0.6, "flat"), (2, 1.5, "dense"), (0.99, 0.99, "dense")]
 )
 def test_the_fastest_form_is_chosen(monkeypatch, flat, chained, chosen):
-    clock(monkeypatch, flat, chained)
+    outputs = clock(monkeypatch, flat, chained)
     model, x = pruned()
     before, choices = model(x), []
     st.finalize_(model, example=x, runtime="onnxruntime", choices=choices)
@@ -55,19 +69,37 @@ def test_the_fastest_form_is_chosen(monkeypatch, flat, chained, chosen):
     kinds = {type(model.get_submodule(path)) for path in LAYERS}
     assert kinds == {nn.Conv2d if chosen == "dense" else FlatBandsConv2d}
     dense = Bottlenecks().eval()(x)
+    for found, expected in zip(outputs, (dense, before), strict=chosen != "dense"):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(model(x), dense if chosen == "dense" else before, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("chained", [0.4, 0.6])
 def test_a_network_that_is_no_faster_as_a_whole_is_dense_again(monkeypatch, chained):
-    clock(monkeypatch, 0.5, chained, network=1.0)
+    clock(monkeypatch, 0.5, chained, network=0.98)
     model, x = pruned()
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     choices = []
     st.finalize_(model, example=x, runtime="onnxruntime", choices=choices)
     assert {each.taken for each in choices} == {"dense"}
-    assert (choices[-1].site, choices[-1].ms) == ("(the model)", {"dense": 1.0, "as chosen": 1.0})
+    assert (choices[-1].site, choices[-1].ms) == ("(the model)", {"dense": 1.0, "as chosen": 0.98})
+    assert [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)] == norms
     assert {type(model.get_submodule(path)) for path in LAYERS} == {nn.Conv2d}
     torch.testing.assert_close(model(x), Bottlenecks().eval()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_that_cannot_be_exported_whole_keeps_what_its_layers_won(monkeypatch):
+    clock(monkeypatch, 0.5, 0.6)
+
+    def fails(*_):
+        raise UnsupportedError("no")
+
+    monkeypatch.setattr(whole, "onnx_graphs", fails)
+    model, x = pruned()
+    before, choices = model(x), []
+    st.finalize_(model, example=x, runtime="onnxruntime", choices=choices)
+    assert [(each.site, each.taken) for each in choices] == [(path, "flat") for path in LAYERS]
+    torch.testing.assert_close(model(x), before, rtol=1e-4, atol=1e-5)
 
 
 def test_groups_are_opened_again(monkeypatch):
@@ -116,3 +148,15 @@ def test_the_clock_is_a_real_one():
         rounds=3,
     )
     assert 0 < found[0] < found[1]
+
+
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
+    reason="needs the onnx extra",
+)
+def test_whole_networks_are_timed_in_processes_of_their_own():
+    small, large = nn.Sequential(nn.Conv2d(3, 4, 1)), nn.Sequential(nn.Conv2d(3, 256, 3), nn.Conv2d(256, 64, 3))
+    found = whole.whole_in_onnxruntime(large, small, torch.rand(1, 3, 32, 32))
+    assert (found.site, found.taken) == ("(the model)", "as chosen")
+    assert 0 < found.ms["as chosen"] < found.ms["dense"]
+    assert whole.whole_in_onnxruntime(large, large, torch.rand(1, 3, 16, 16)).ms.keys() == {"dense", "as chosen"}

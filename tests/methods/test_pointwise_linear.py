@@ -5,12 +5,13 @@ import torch
 from torch import nn
 
 import spectrim as st
-from spectrim.measure import settling, whole
+from spectrim.measure import settling
 from spectrim.methods.pointwise_forms import ones, plain_layer
 from spectrim.nn import BandedPointwiseConv2d, FlatBandsConv2d, GroupedBandsConv2d, cut_offs
 from spectrim.nn.blockwise import Geometry
 from spectrim.surgery.edits import replace_module_
 from spectrim.training.exporting import export_onnx
+from tests.measure.test_settling import whole_clock
 
 CUT = ["mix.1", "mix.3"]
 
@@ -168,7 +169,7 @@ def test_it_is_measured_and_exported_for_onnxruntime(monkeypatch, tmp_path, flat
         return [flat if any(isinstance(each, FlatBandsConv2d) for each in module) else 1.0 for module in modules]
 
     monkeypatch.setattr(settling, "onnx_times", times)
-    monkeypatch.setattr(whole, "onnx_times", lambda *_: [1.0, 0.5])
+    whole_clock(monkeypatch, 0.5)
     x = images()
     model = st.compress_(Mixer().eval(), METHOD, calibration=x)
     expected = model(x) if flat < 1 else Mixer().eval()(x)

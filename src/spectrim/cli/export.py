@@ -27,7 +27,8 @@ def export(
 
     The ONNX file holds its weights, takes batches of any size, and is compared with torch in onnxruntime before it is
     kept. Banded pointwise convolutions and reconstructed filters are measured there and get the form that is fastest; a
-    banded one that loses to the dense convolution becomes it again, with the frequencies that were cut.
+    banded one that loses to the dense convolution becomes it again, with the frequencies that were cut, as do all
+    where the network as a whole is no faster.
 
     \b
     Examples:
@@ -50,15 +51,26 @@ def export(
         typer.echo(str(choice))
     if told := _together(choices):
         typer.echo(told)
-    bands = [choice for choice in choices if "flat" in choice.ms]
-    if whole := [choice for choice in bands if choice.taken == "dense"]:
-        typer.echo(
-            f"{len(whole)} of {len(bands)} cut pointwise layers are faster dense there, and read all frequencies again"
-        )
+    if told := _restored(choices):
+        typer.echo(told)
     typer.echo(
         f"{out}: {out.stat().st_size:,} bytes of {form.upper()}, "
         f"largest difference to torch {difference:.1e} in onnxruntime"
     )
+
+
+def _restored(choices: "Sequence[Choice]") -> str:
+    """Which pointwise layers read all frequencies again, and why."""
+    from spectrim.measure.choice import WHOLE
+
+    bands = [choice for choice in choices if "flat" in choice.ms]
+    dense = [choice for choice in bands if choice.taken == "dense"]
+    if not dense:
+        return ""
+    lost = len(dense) == len(bands) and any(choice.site == WHOLE and choice.taken == "dense" for choice in choices)
+    if lost:
+        return f"the network as a whole is no faster with cut layers: all {len(bands)} read all frequencies again"
+    return f"{len(dense)} of {len(bands)} cut pointwise layers are faster dense there, and read all frequencies again"
 
 
 def _together(choices: "Sequence[Choice]") -> str:

@@ -1,4 +1,4 @@
-"""The banded pointwise convolution for CUDA devices: three kernels in Triton, cut up as was fastest on an H100.
+"""The banded pointwise convolution for CUDA devices: three kernels in Triton, cut up by what was measured on an H100.
 
 The first one takes the cosine transform of the blocks and writes what is kept, as frequency, block, channel. The second multiplies, at every
 frequency, the channels that keep it, a prefix of the sorted ones, with the weight. The third one transforms back and adds the
@@ -42,8 +42,8 @@ def tiling(rows: int, outs: int, dtype: torch.dtype) -> Tiling:
     """How a product of so many rows and outputs is cut up: into few large tiles where there is enough to do.
 
     Half precision has its transforms in TensorFloat-32, which holds what is read exactly; single precision where torch may use it. Elsewhere
-    each number is two of TensorFloat-32 and each product three of theirs, which loses no more than single precision does and is faster; as are
-    transforms of fewer blocks at a time, whose maps then stay in registers.
+    each number is two of TensorFloat-32 and each product three of theirs, which is nearly as exact as single precision and faster; so are
+    transforms of fewer blocks at a time.
     """
     half = dtype != torch.float32
     high = 16 if rows <= 16 else 32 if rows <= 256 else 128 if half and rows > 4096 else 64

@@ -83,8 +83,8 @@ def built() -> bool:
 def load_triton() -> bool:
     """Let finalized banded convolutions run in Triton where they are on a CUDA device, from here on and in this process.
 
-    They compute what plain torch does, several times faster on an NVIDIA H100, also inside a CUDA graph; but no network that was timed there is faster with them
-    than dense. So nothing uses them that does not ask.
+    They compute what plain torch does, also inside a CUDA graph; but no network that was timed with them on an NVIDIA H100 was faster than dense.
+    So nothing uses them that does not ask.
 
     Returns:
         Whether they are there now. If not, everything runs as before, in plain torch, and a warning says why.

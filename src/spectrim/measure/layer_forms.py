@@ -82,7 +82,7 @@ def _whole(model: nn.Module, back: Mapping[nn.Module, nn.Module], example: Tenso
             each.eval()
         if compiled:
             return fastest(models, example, site=WHOLE, margin=_MARGIN, seconds=_SECONDS)
-        return whole_in_onnxruntime(dense, model, example, margin=_MARGIN)
+        return whole_in_onnxruntime(dense, model, example)
     finally:
         for module, training in modes.items():
             module.training = training

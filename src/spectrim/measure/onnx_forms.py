@@ -65,10 +65,35 @@ def between(layer: nn.Module, channels: tuple[int | None, int | None], *, last: 
 def onnx_times(modules: Sequence[nn.Module], inputs: Sequence[Tensor], *, rounds: int = 15) -> list[float]:
     """Milliseconds that each module takes on its input in onnxruntime, on one thread: minima over rounds in which they take turns.
 
+    For layers: the sessions of large models in one process disturb each other, see :mod:`spectrim.measure.sessions`.
+
     Args:
-        modules: In evaluation mode.
+        modules: In evaluation mode; moved to the processor.
         inputs: One for each.
         rounds: How many figures to take of each; a figure averages as many calls as fill two milliseconds.
+
+    Raises:
+        UnsupportedError: A library is missing, or torch cannot export one of them.
+    """
+    graphs = onnx_graphs(modules, inputs)
+    from onnxruntime import InferenceSession, SessionOptions
+
+    options = SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    runs = [
+        (InferenceSession(graph, options, providers=["CPUExecutionProvider"]), {f"x{number}": x.detach().cpu().numpy()})
+        for number, (graph, x) in enumerate(zip(graphs, inputs, strict=True))
+    ]
+    return _minima(runs, rounds)
+
+
+def onnx_graphs(modules: Sequence[nn.Module], inputs: Sequence[Tensor]) -> list[bytes]:
+    """An ONNX file for each module, from ``x0`` to ``y0``, ``x1`` to ``y1`` and so on; all from one export.
+
+    Args:
+        modules: In evaluation mode; moved to the processor.
+        inputs: One for each.
 
     Raises:
         UnsupportedError: A library is missing, or torch cannot export one of them.
@@ -79,7 +104,6 @@ def onnx_times(modules: Sequence[nn.Module], inputs: Sequence[Tensor], *, rounds
             f"measuring in onnxruntime needs {', '.join(missing)}, which is not installed. Run: pip install 'spectrim[onnx]'"
         )
     from onnx.utils import Extractor
-    from onnxruntime import InferenceSession, SessionOptions
 
     arguments = tuple(x.detach().cpu().contiguous() for x in inputs)
     names = [f"x{number}" for number in range(len(modules))]
@@ -100,16 +124,8 @@ def onnx_times(modules: Sequence[nn.Module], inputs: Sequence[Tensor], *, rounds
             reason = first_line(error)
             raise UnsupportedError(f"torch cannot export what was to be measured in onnxruntime: {reason}") from error
     assert program is not None  # noqa: S101  # with dynamo=True there is one
-    options = SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
     extractor = Extractor(program.model_proto)
-    runs = []
-    for name, out, x in zip(names, outs, arguments, strict=True):
-        piece = extractor.extract_model([name], [out]).SerializeToString()
-        session = InferenceSession(piece, options, providers=["CPUExecutionProvider"])
-        runs.append((session, {name: x.numpy()}))
-    return _minima(runs, rounds)
+    return [extractor.extract_model([name], [out]).SerializeToString() for name, out in zip(names, outs, strict=True)]
 
 
 def _minima(runs: Sequence[tuple[Any, dict[str, Any]]], rounds: int) -> list[float]:

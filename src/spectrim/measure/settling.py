@@ -60,7 +60,8 @@ def settle_for_onnxruntime_(model: nn.Module, example: Tensor) -> list[Choice]:
             forms[path]["chained"] = joined
     times = _times(model, example, forms, inputs, linked)
     chosen = {path: "flat" if each["flat"] < (1 - _MARGIN) * each["dense"] else "dense" for path, each in times.items()}
-    plain, backs = _with_dense_layers(model, banded), []
+    may_cut = bool(linked) or "flat" in chosen.values()
+    plain, backs = _with_dense_layers(model, banded) if may_cut else None, []
     for chain in linked:
         apart = sum(times[path][chosen[path]] for path in chain.layers)
         together = sum(times[path]["chained"] for path in chain.layers)
@@ -71,7 +72,7 @@ def settle_for_onnxruntime_(model: nn.Module, example: Tensor) -> list[Choice]:
         if chosen[path] != "chained":
             replace_module_(model, layer, forms[path][chosen[path]].train(layer.training))
     cut = any(form != "dense" for form in chosen.values())
-    whole = whole_in_onnxruntime(plain, model, example) if cut else None
+    whole = whole_in_onnxruntime(plain, model, example) if cut and plain is not None else None
     if whole is not None and whole.taken == "dense":
         for back in reversed(backs):
             back()
@@ -210,7 +211,7 @@ def _with_dense_layers(model: nn.Module, banded: Mapping[str, BandedPointwiseCon
     """A copy in which nothing is cut."""
     plain = copy.deepcopy(model)
     for path, layer in banded.items():
-        replace_module_(plain, plain.get_submodule(path), copy.deepcopy(_dense(layer)))
+        replace_module_(plain, plain.get_submodule(path), _dense(layer))
     return plain
 
 

@@ -19,6 +19,7 @@ from spectrim.transforms.scans import block_basis, scan
 
 Block = int | Literal["auto", "map"]
 Score = Literal["output", "energy"]
+Basis = tuple[tuple[int, int], torch.device, torch.dtype]
 _LARGEST = 8
 _CHUNK = 16
 """Images of 224 x 224 pixels at a time where gradients are wanted, which need every activation at once."""
@@ -39,6 +40,7 @@ class Reading:
         calls: How often it runs for one batch.
         images: How many it saw, in all calls.
         reason: Why it cannot be cut; empty if it can.
+        bases: The transforms of all layers, where they have been wanted.
     """
 
     size: tuple[int, int]
@@ -48,7 +50,7 @@ class Reading:
     calls: int = 0
     images: int = 0
     reason: str = ""
-    _bases: dict[tuple[torch.device, torch.dtype], Tensor] = field(default_factory=dict, repr=False, compare=False)
+    bases: dict[Basis, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def spectrum(self, x: Float[Tensor, "image in height width"]) -> Float[Tensor, "image in block frequency"]:
         """The coefficients of maps."""
@@ -61,11 +63,11 @@ class Reading:
 
     def _basis(self, like: Tensor) -> Float[Tensor, "frequency pixel"]:
         """Once for a device: every copy to it would wait for what it has still to do."""
-        key = like.device, like.dtype
-        if key not in self._bases:
+        key = self.block, like.device, like.dtype
+        if key not in self.bases:
             positions = range(math.prod(self.block))
-            self._bases[key] = block_basis(self.block, positions, dtype=like.dtype).to(like.device)
-        return self._bases[key]
+            self.bases[key] = block_basis(self.block, positions, dtype=like.dtype).to(like.device)
+        return self.bases[key]
 
     def add(self, energy: Tensor, worth: Tensor) -> None:
         """Add sums over images, where they are: nothing waits for the device."""
@@ -88,6 +90,7 @@ class _Watch:
     batch: int = 0
     found: dict[str, Reading] = field(default_factory=dict)
     probes: list[tuple[Reading, Pointwise, Tensor]] = field(default_factory=list)
+    bases: dict[Basis, Tensor] = field(default_factory=dict)
 
     def before(self, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Give the layer an input of its own, which nothing else reads or writes into."""
@@ -99,7 +102,7 @@ class _Watch:
             self.found.setdefault(path, Reading((0, 0), (1, 1))).reason = "reads something else than maps"
             return
         size = size_of(layer, y)
-        reading = self.found.setdefault(path, Reading(size, block_of(size, self.block)))
+        reading = self.found.setdefault(path, Reading(size, block_of(size, self.block), bases=self.bases))
         if self.batch == 0:
             reading.calls += 1
             if not computes_as_plain(layer, x, y):
@@ -153,8 +156,8 @@ def _exact(sums: Tensor) -> Float[Tensor, "..."]:
 
 
 def _most(image: Tensor) -> int:
-    """How many images like this one run at a time where gradients are wanted."""
-    return min(_MOST, max(_CHUNK, _CHUNK_NUMBERS // max(1, image.numel())))
+    """How many images like this one run at a time where gradients are wanted; more small ones gain nothing on a processor."""
+    return _CHUNK if image.is_cpu else min(_MOST, max(_CHUNK, _CHUNK_NUMBERS // max(1, image.numel())))
 
 
 def block_of(size: tuple[int, int], block: Block) -> tuple[int, int]:
