@@ -12,8 +12,8 @@ from spectrim.methods import pointwise_forms, pointwise_time
 from spectrim.methods.pointwise_forms import grouped_layer, insides, ones, plain_layer
 from spectrim.nn import FusedDepthwise, GroupedBandsConv2d
 from spectrim.nn.blockwise import Geometry
+from tests.surgery.bottleneck import Net, image
 from tests.surgery.test_chaining import Bottlenecks
-from tests.surgery.test_fusing import Net, image
 
 
 @pytest.fixture(scope="module", autouse=True)

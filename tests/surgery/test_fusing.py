@@ -8,7 +8,6 @@ import timm
 import torch
 import torchvision
 from torch import nn
-from torch.nn import functional as F
 
 import spectrim as st
 from spectrim.errors import ArtifactError
@@ -20,6 +19,7 @@ from spectrim.methods.pointwise_time import finalized_copy
 from spectrim.nn import Absorbed, FoldedConv2d, FusedDepthwise, GroupedBandsConv2d
 from spectrim.nn.folded import Padded
 from spectrim.surgery.fusing import blocks, unfused_
+from tests.surgery.bottleneck import Net, RightAndBelow, image
 from tests.surgery.test_chaining import Bottlenecks
 
 
@@ -38,76 +38,6 @@ def fused_wins(monkeypatch):
         return Choice(site, tuple(x.shape), {"apart": 1.0, "fused": 0.5}, "fused")
 
     monkeypatch.setattr(fused_forms, "fastest", fastest)
-
-
-class Same(nn.Conv2d):
-    """Pads as TensorFlow does, whatever the size."""
-
-    def forward(self, x):
-        tall, wide = (max((-(-side // 2) - 1) * 2 + 3 - side, 0) for side in x.shape[2:])
-        return F.conv2d(
-            F.pad(x, (wide // 2, wide - wide // 2, tall // 2, tall - tall // 2)),
-            self.weight,
-            None,
-            2,
-            0,
-            1,
-            self.groups,
-        )
-
-
-class RightAndBelow(nn.Conv2d):
-    """Pads on two sides."""
-
-    def forward(self, x):
-        return F.conv2d(F.pad(x, (0, 1, 0, 1)), self.weight, self.bias, self.stride, 0, 1, self.groups)
-
-
-class Strange(nn.Conv2d):
-    """Computes something else."""
-
-    def forward(self, x):
-        return 2 * super().forward(x)
-
-
-class Own(nn.Conv2d):
-    """Computes nothing else, but might."""
-
-
-class OneSize(nn.Conv2d):
-    """Takes maps of 16 x 16 alone."""
-
-    def forward(self, x):
-        return super().forward(x) + torch.zeros(1, 1, 16, 16)
-
-
-class Net(nn.Module):
-    """A bottleneck; who else reads what, the flags say."""
-
-    def __init__(self, depthwise=None, *, residual=False, functional=False, twice=False, expand=True):
-        super().__init__()
-        torch.manual_seed(0)
-        self.flags = residual, functional, twice
-        self.stem = nn.Conv2d(3, 6 if expand else 12, 3)
-        self.expand = nn.Conv2d(6, 12, 1, bias=False) if expand else nn.Identity()
-        self.norm, self.act = Bottlenecks.norm(12), nn.ReLU6(inplace=True)
-        self.depthwise = depthwise or nn.Conv2d(12, 12, 3, padding=1, groups=12)
-        self.other_norm, self.other_act = Bottlenecks.norm(12), nn.ReLU()
-        self.project, self.last_norm = nn.Conv2d(12, 5, 1), Bottlenecks.norm(5)
-
-    def forward(self, x):
-        residual, functional, twice = self.flags
-        x = self.act(self.norm(self.expand(self.stem(x))))
-        y = self.other_norm(self.depthwise(x))
-        if twice:
-            y = self.other_norm(y)
-        y = F.relu(y) if functional else self.other_act(y)
-        y = y + x if residual else y
-        return self.last_norm(self.project(y))
-
-
-def image(side=18, count=1):
-    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
 def pruned(model, x, **settings):
@@ -143,51 +73,18 @@ def test_what_somebody_listens_to_stays(heard):
 
 
 @pytest.mark.parametrize(
-    ("layer", "expected"),
-    [
-        (nn.Conv2d(12, 12, 3, groups=12), Padded((0, 0, 0, 0))),
-        (nn.Conv2d(12, 12, 5, 2, padding=(2, 1), groups=12), Padded((2, 1, 2, 1))),
-        (Same(12, 12, 3, 2, groups=12, bias=False), Padded(None)),
-        (RightAndBelow(12, 12, 3, 2, groups=12), Padded((0, 0, 1, 1))),
-        (RightAndBelow(12, 12, 3, 1, groups=12), Padded((0, 0, 1, 1))),
-    ],
-    ids=lambda each: type(each).__name__,
-)
-@pytest.mark.usefixtures("compiled", "fused_wins")
-def test_padding_is_seen_in_what_a_convolution_computes(layer, expected):
-    for side in (18, 19):
-        model, x = Net(copy.deepcopy(layer)).eval().requires_grad_(requires_grad=False), image(side)
-        (block,) = blocks(model, x)
-        assert block.padded == expected
-        before = [model(image(each)) for each in (18, 19)]
-        block.fuse_(model)
-        for each, was in zip((18, 19), before, strict=True):
-            torch.testing.assert_close(model(image(each)), was)
-
-
-@pytest.mark.parametrize(
     "layer",
     [
-        Strange(12, 12, 3, padding=1, groups=12),
-        nn.Conv2d(12, 12, 3, padding="same", groups=12),
         nn.Conv2d(12, 12, 3, padding=1, groups=6),
         nn.Conv2d(12, 12, 3, padding=2, dilation=2, groups=12),
         nn.Conv2d(12, 12, 3, padding=1, groups=12, padding_mode="reflect"),
         nn.Conv2d(12, 12, (3, 5), padding=(1, 2), groups=12),
         nn.Conv2d(12, 12, 7, padding=3, groups=12),
-        OneSize(12, 12, 3, padding=1, groups=12),
     ],
     ids=str,
 )
 def test_other_convolutions_stay(layer):
     assert blocks(Net(layer).eval(), image()) == []
-
-
-def test_padding_is_seen_where_all_weights_are_zero():
-    layer = Own(12, 12, 3, 2, padding=1, groups=12)
-    nn.init.zeros_(layer.weight)
-    (block,) = blocks(Net(layer).eval(), image())
-    assert block.padded == Padded((1, 1, 1, 1))
 
 
 class Called(Net):

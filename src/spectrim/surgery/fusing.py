@@ -124,7 +124,7 @@ def blocks(model: nn.Module, example: Tensor) -> list[Block]:
     return [replace(block, padded=paddings[name]) for block in found if (name := block.parts["depthwise"]) in paddings]
 
 
-def fuse_(model: nn.Module, example: Tensor, blocks: Sequence[Block]) -> list[Block]:
+def fuse_(model: nn.Module, example: Tensor, chosen: Sequence[Block]) -> list[Block]:
     """Put layers in the places of some blocks; those are taken out again, the last ones first, with which the model no longer computes what it did.
 
     What is not seen in a forward can still refuse: one that asks a part for its weight, say.
@@ -132,13 +132,13 @@ def fuse_(model: nn.Module, example: Tensor, blocks: Sequence[Block]) -> list[Bl
     Args:
         model: Of which they are blocks.
         example: One batch.
-        blocks: In the order of the model.
+        chosen: These blocks, in the order of the model.
 
     Returns:
         Those that are in.
     """
     expected = outputs_of(model, example)
-    found, undo = [*blocks], [each.fuse_(model) for each in blocks]
+    found, undo = [*chosen], [each.fuse_(model) for each in chosen]
     while undo and not still_computes(model, example, expected):
         undo.pop()()
         found.pop()
