@@ -136,7 +136,7 @@ def test_what_the_page_says_of_small_images_on_larger_maps_is_in_the_file():
 
     assert lost("measured .5, repaired, tuned") < 0.9 < lost("measured .5, repaired")
     assert lost("measured .6, repaired") < 0.8
-    page = (tables.ROOT / "docs" / "methods" / "pointwise-pruning.md").read_text()
+    page = (tables.ROOT / "docs" / "explanation" / "pointwise-numbers.md").read_text()
     settings = ((8, 1), (8, 2), (1, 1), (1, 2))
     for keep in (".5", ".6"):  # the same bands, trained or not
         took = [times[f"measured {keep}, repaired{end}", *each] for end in ("", ", tuned") for each in settings]
@@ -164,7 +164,7 @@ def test_what_the_page_says_of_mobilenetv2_without_training_is_in_the_file():
     document = json.loads((tables.RESULTS / "pointwise_mobilenetv2.json").read_text())
     rows = {row["name"]: row for row in document["rows"]}
     times = {(row["name"], row["batch"], row["threads"]): row for row in document["times"]}
-    page = (tables.ROOT / "docs" / "methods" / "pointwise-pruning.md").read_text()
+    page = (tables.ROOT / "docs" / "explanation" / "pointwise-numbers.md").read_text()
     headline = rows["time:0.72"]
     low, high = headline["interval"]
     assert f"but for {-headline['points']:.2f} points ({low:+.2f} to {high:+.2f})" in page
