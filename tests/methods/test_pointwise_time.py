@@ -43,7 +43,9 @@ def clock(monkeypatch, milliseconds, paces=None):
     monkeypatch.setattr(pointwise_pruning, "build", lambda: True)
     monkeypatch.setattr(pointwise_time, "paired_latency", paired)
     monkeypatch.setattr(
-        pointwise_cuttable, "pace", lambda geometry, *_: (paces or {}).get(geometry.in_channels, Pace(1.0, 0.01, 1.0))
+        pointwise_cuttable,
+        "pace",
+        lambda geometry, *_, **__: (paces or {}).get(geometry.in_channels, Pace(1.0, 0.01, 1.0)),
     )
     return calls
 
@@ -83,6 +85,31 @@ def test_a_clock_that_errs_does_not_lead_far_astray(monkeypatch):
     assert 0.72 < macs(finalized, images(1)) / whole < 0.84
 
 
+def test_what_runs_in_batches_is_measured_in_batches(monkeypatch):
+    sizes, whole = [], []
+
+    def layers(*_, images):
+        sizes.append(images)
+        return Pace(1.0, 0.01, 1.0)
+
+    clock(monkeypatch, lambda operations, _: operations / 1e6)
+    monkeypatch.setattr(pointwise_cuttable, "pace", layers)
+    paired = pointwise_time.paired_latency
+    monkeypatch.setattr(
+        pointwise_time, "paired_latency", lambda models, x, **how: whole.append(x.shape[0]) or paired(models, x, **how)
+    )
+    plan = st.plan(network(), st.PointwisePruning(target="time:0.8", batch=6), calibration=images(4))
+    assert sizes == [6, 6]
+    assert set(whole) == {6}
+    assert plan.budget.left <= 0.8
+    assert "batch=6" in plan.method
+    geometry = Geometry(8, 4, (4, 4))
+    ones = pointwise_time.ones(geometry, (8, 8), torch.contiguous_format, images=3)
+    assert ones.shape == (3, 8, 8, 8)
+    with pytest.raises(ValueError, match="batch must be a whole number of at least 1, got 0"):
+        st.PointwisePruning(batch=0)
+
+
 @pytest.mark.parametrize("name", ["time", "latency"])
 def test_a_time_out_of_reach_is_said_with_what_was_measured(monkeypatch, name):
     clock(monkeypatch, lambda operations, _: 10 + operations / 1e6)
@@ -98,7 +125,7 @@ def test_kernels_are_there_before_the_first_layer_is_measured(monkeypatch, asked
     clock(monkeypatch, lambda operations, _: operations / 1e6)
     order = []
     monkeypatch.setattr(pointwise_pruning, "build", lambda: order.append("build"))
-    monkeypatch.setattr(pointwise_cuttable, "pace", lambda *_: order.append("layer") or Pace(1.0, 0.01, 1.0))
+    monkeypatch.setattr(pointwise_cuttable, "pace", lambda *_, **__: order.append("layer") or Pace(1.0, 0.01, 1.0))
     monkeypatch.setattr(pointwise_cuttable, "least_seconds", lambda *_: order.append("layer") or [1.0, 0.5])
     st.plan(network(), st.PointwisePruning(**asked), calibration=images())
     assert order.index("build") < order.index("layer")

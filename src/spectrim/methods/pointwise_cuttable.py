@@ -25,7 +25,10 @@ FREE = 0.0
 
 @dataclass(frozen=True)
 class Cuttable:
-    """A layer that can be cut: its sizes, and the squared change by what lies behind a band of 1, 2, ... coefficients."""
+    """A layer that can be cut: its sizes, and the squared change by what lies behind a band of 1, 2, ... coefficients.
+
+    What is measured of it is measured on ``images`` at a time.
+    """
 
     channels: int
     outputs: int
@@ -40,6 +43,7 @@ class Cuttable:
     rest: Float[Tensor, "in frequency"]
     clamps: Clamps = NO_CLAMPS
     inside: Inside | None = None
+    images: int = 1
 
     @classmethod
     def of(cls, layer: Pointwise, reading: Reading, order: str, levels: int) -> Self:
@@ -103,7 +107,7 @@ class Cuttable:
 
     def pace(self) -> Pace:
         """Its seconds with the activations beside it, measured; those of all its calls."""
-        once = pace(self.geometry, self.size, self.clamps, self.inside)
+        once = pace(self.geometry, self.size, self.clamps, self.inside, images=self.images)
         return Pace(once.dense * self.calls, once.least * self.calls, once.whole * self.calls)
 
     def takes(self, bands: Tensor, measured: Pace) -> float:
@@ -118,11 +122,11 @@ class Cuttable:
             plain_layer(geometry, memory, self.clamps, self.inside),
             grouped_layer(geometry, bands, self.clamps, self.inside),
         )
-        return Timed(*least_seconds(forms, ones(geometry, self.size, memory, self.inside)))
+        return Timed(*least_seconds(forms, ones(geometry, self.size, memory, self.inside, self.images)))
 
 
 class Timed(NamedTuple):
-    """Seconds of a layer for one image.
+    """Seconds of a layer for one batch.
 
     >>> Timed(dense=1.0, cut=0.9).wins, Timed(dense=1.0, cut=0.96).wins
     (True, False)

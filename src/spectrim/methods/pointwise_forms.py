@@ -100,14 +100,18 @@ def grouped_layer(
 
 
 def ones(
-    geometry: Geometry, size: tuple[int, int], memory: torch.memory_format, inside: Inside | None = None
+    geometry: Geometry,
+    size: tuple[int, int],
+    memory: torch.memory_format,
+    inside: Inside | None = None,
+    images: int = 1,
 ) -> Tensor:
-    """One image of ones."""
+    """Images of ones."""
     if inside is not None:
-        return torch.ones(1, inside.inputs, *inside.size).contiguous(memory_format=memory)
+        return torch.ones(images, inside.inputs, *inside.size).contiguous(memory_format=memory)
     if geometry.last:
-        return torch.ones(1, *size, geometry.in_channels)
-    return torch.ones(1, geometry.in_channels, *size).contiguous(memory_format=memory)
+        return torch.ones(images, *size, geometry.in_channels)
+    return torch.ones(images, geometry.in_channels, *size).contiguous(memory_format=memory)
 
 
 def _ones_in(block: FusedDepthwise) -> FusedDepthwise:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
+import torch
 from torch import Tensor, nn
 
 from spectrim.budget import Budget, Target
@@ -70,7 +71,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             neither this nor a target is given; or one per glob, first match wins (layers that match none stay whole). The price is that of keeping so much in all layers; those
             where a cut does not pay are then left dense.
         target: Instead of ``keep``, ``"macs:0.7"``: what the whole network may multiply, transforms included, relative to the dense
-            one; or a number of multiply-accumulates for one image. Or ``"time:0.78"``: what one image may take, measured end to end on
+            one; or a number of multiply-accumulates for one image. Or ``"time:0.78"``: what one image (or a batch, see ``batch``) may take, measured end to end on
             this machine; then layers are cut where they are measured to run faster, and the price is one of time.
         block: Side of the blocks: a number, ``auto`` (the largest up to 8 that divides the map) or ``map`` (one block, the whole map).
         order: In which frequencies are kept: ``zigzag``, ``radial``, ``square``, or ``energy`` (by what each layer reads).
@@ -80,7 +81,8 @@ class PointwisePruning(Method, name="pointwise-pruning"):
         levels: Most different bands in a layer; each is one dense product when the network is finalized, but with :mod:`spectrim.kernels`
             built, where as many as there are coefficients cost no more.
         pays: Which layers are cut: those where ``macs`` are saved, with the transforms counted; those that run faster by a measurement of
-            both forms on this machine, ``time``, alone and with one image; or ``always`` all.
+            both forms on this machine, ``time``, alone; or ``always`` all.
+        batch: How many images at a time, where time is measured.
         learn: Whether the bands are learned from there on; see :class:`spectrim.nn.Learning` for how.
         strength: With ``learn``, factor of the penalty (λ): on what is kept above ``keep``; where ``keep`` is 1, on all that is kept.
         rounds: With ``learn``, how often bands and weights train in turn; 0 trains them together.
@@ -111,6 +113,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
     score: Score | Literal["measured"] = "measured"
     levels: int = 4
     pays: Literal["macs", "time", "always"] = "macs"
+    batch: int = 1
     learn: bool = False
     strength: float = 1.0
     rounds: int = 4
@@ -141,6 +144,8 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             raise ValueError(f"score must be 'measured', 'output' or 'energy', got {self.score!r}.")
         if type(self.levels) is not int or self.levels < 1:
             raise ValueError(f"levels must be a whole number of at least 1, got {self.levels!r}.")
+        if type(self.batch) is not int or self.batch < 1:
+            raise ValueError(f"batch must be a whole number of at least 1, got {self.batch!r}.")
         if self.pays not in ("macs", "time", "always"):
             raise ValueError(f"pays must be 'macs', 'time' or 'always', got {self.pays!r}.")
         if self.pays == "time" and self.target is not None:
@@ -210,7 +215,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             clamps = clamps_beside(model, beside(model, first[:1], layers))
             places = insides(model, first[:1], layers)
             layers = {
-                path: replace(layer, clamps=clamps.get(path, layer.clamps), inside=places.get(path))
+                path: replace(layer, clamps=clamps.get(path, layer.clamps), inside=places.get(path), images=self.batch)
                 for path, layer in layers.items()
             }
         paces = {path: layer.pace() for path, layer in layers.items()} if weighed else {}
@@ -241,7 +246,7 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             bands, budget = within_time(
                 model,
                 target,
-                first[:1],
+                _batch_of(first, self.batch),
                 bands_at=lambda price: faster_bands(layers, paces, price),
                 said=lambda bands: sum(
                     paces[path].dense - layers[path].takes(each, paces[path]) for path, each in bands.items()
@@ -323,6 +328,11 @@ class PointwisePruning(Method, name="pointwise-pruning"):
     def _course(self) -> Course:
         asked = float(self.keep) if self.target is None and isinstance(self.keep, int | float) else None
         return Course(asked=asked, weigh=self.weigh, strength=self.strength, rounds=self.rounds, levels=self.levels)
+
+
+def _batch_of(images: Tensor, count: int) -> Tensor:
+    """So many images, the same again where there are fewer."""
+    return torch.cat([images] * -(-count // len(images)))[:count] if count > len(images) else images[:count]
 
 
 def _site(model: nn.Module, path: str) -> Site:

@@ -36,7 +36,7 @@ _CLOSE = 0.01
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of one layer for one image: of the convolution, and of its finalized form with least and most coefficients.
+    """Seconds of one layer for one batch: of the convolution, and of its finalized form with least and most coefficients.
 
     >>> pace = Pace(dense=5.0, least=1.0, whole=7.0)
     >>> pace.at(0.5), pace.slope
@@ -61,10 +61,17 @@ class Pace:
         return f"{1000 * self.dense:.3g} against {1000 * self.least:.3g} to {1000 * self.whole:.3g} ms"
 
 
-def pace(geometry: Geometry, size: tuple[int, int], clamps: Clamps = NO_CLAMPS, inside: Inside | None = None) -> Pace:
-    """Measure a layer with what stands beside it, its channels sorted, in the memory format that it runs best in; with the whole block, if it runs in one."""
+def pace(
+    geometry: Geometry,
+    size: tuple[int, int],
+    clamps: Clamps = NO_CLAMPS,
+    inside: Inside | None = None,
+    *,
+    images: int = 1,
+) -> Pace:
+    """Measure a layer on so many images with what stands beside it, its channels sorted, in the memory format that it runs best in; with the whole block, if it runs in one."""
     memory = torch.channels_last if built() else torch.contiguous_format
-    plain, x = plain_layer(geometry, memory, clamps, inside), ones(geometry, size, memory, inside)
+    plain, x = plain_layer(geometry, memory, clamps, inside), ones(geometry, size, memory, inside, images)
     few, all_of_them = (
         grouped_layer(geometry, torch.full((geometry.in_channels,), kept), clamps, inside)
         for kept in (1, geometry.frequencies)
@@ -87,7 +94,7 @@ def within_time(
     Args:
         model: Stays as it is.
         target: Of latency.
-        x: One image.
+        x: What to measure it on, one batch.
         bands_at: The bands at a price, of the layers that pay at it.
         said: What the layers with these bands save by themselves, in any unit.
         edits_of: What puts bands into the model.
