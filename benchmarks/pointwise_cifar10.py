@@ -470,7 +470,7 @@ def draw(results: Mapping[str, Any], picture: Path, arms: Iterable[str] = ARMS) 
             axes.axhline(0, color="0.8", lw=0.8, zorder=0)
             floor = min(y for dots in points.values() for _, y in dots if y > FLOOR) - 0.6
             axes.set_ylim(bottom=floor)
-            below = [(name, dots) for name, dots in points.items() if statistics.fmean(y for _, y in dots) < floor]
+            below = [(name, dots) for name, dots in points.items() if min(y for _, y in dots) < floor]
             for line, (name, dots) in enumerate(below):
                 x, y = (statistics.fmean(each) for each in zip(*dots, strict=True))
                 axes.annotate(

@@ -23,23 +23,24 @@ FLOOR = -9.0
 
 
 class Family(NamedTuple):
-    """Rows that are drawn alike: what their names begin with, what they are called, and how they look."""
+    """Rows that are drawn alike: what is in their names, what they are called, and how they look."""
 
-    starts: tuple[str, ...]
+    words: tuple[str, ...]
     called: str
     colour: str
     mark: str
 
 
 FAMILIES = (
-    Family(("time:",), "measured, to a time", "#d95f02", "o"),
-    Family(("keep", "macs", "output"), "measured or output, to a share", "#7a9e3a", "o"),
-    Family(("uniform",), "one band for each layer", "#0b6e99", "o"),
-    Family(("learned",), "learned bands", "#7b3294", "o"),
     Family(("energy",), "bands by energy", "0.6", "o"),
+    Family(("uniform", "one band"), "one band for each layer", "#0b6e99", "o"),
+    Family(("learned",), "learned bands", "#7b3294", "o"),
     Family(("width",), "narrower layers", "#b5651d", "^"),
     Family(("192",), "smaller images", "#c2a000", "v"),
+    Family(("time:",), "bands to a time", "#d95f02", "o"),
+    Family(("keep", "macs", "output", "measured"), "bands to a share", "#7a9e3a", "o"),
 )
+"""Each row belongs to the first that fits."""
 
 
 class Dot(NamedTuple):
@@ -48,6 +49,15 @@ class Dot(NamedTuple):
     name: str
     time: float
     points: float
+
+
+def family_of(name: str) -> Family:
+    """The family of a row.
+
+    >>> family_of("time:0.7, energy").called, family_of("output .5, tuned").called
+    ('bands by energy', 'bands to a share')
+    """
+    return next(family for family in FAMILIES if any(word in name for word in family.words))
 
 
 def dots_of(
@@ -78,7 +88,7 @@ def draw(documents: list[tuple[Mapping[str, Any], list[Mapping[str, Any]]]], pic
                     mine = [
                         d
                         for d in dots
-                        if d.name.startswith(family.starts)
+                        if family_of(d.name) is family
                         and ("tuned" in d.name or "longer" in d.name) == tuned
                         and d.points >= FLOOR
                     ]
@@ -101,6 +111,9 @@ def draw(documents: list[tuple[Mapping[str, Any], list[Mapping[str, Any]]]], pic
                     fontsize=7, ha="center", color="0.4",
                 )  # fmt: skip
             axes.set_ylim(FLOOR, 1.2)
+            if dots:
+                everywhere = [*(dot.time for dot in dots), *fused]
+                axes.set_xlim(min(everywhere) - 0.015, max(everywhere) + 0.015)
             images, threads = setting
             axes.set_title(
                 f"{images} image{'s' * (images > 1)}, {threads} thread{'s' * (threads > 1)}", fontsize=9, loc="left"

@@ -8,7 +8,7 @@ from typing import Any, Self
 COUNTED = {"macs": "multiply-accumulates of one image", "params": "parameters"}
 """Quantities that can be counted, so that an absolute number of them may be asked for."""
 
-MEASURED = {"latency": "time of one image"}
+MEASURED = {"latency": "time of one image, or of one batch"}
 """Quantities that are measured, relative to the dense model's in the same rounds."""
 
 _OTHER_NAMES = {"time": "latency"}

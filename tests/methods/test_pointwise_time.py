@@ -110,6 +110,21 @@ def test_what_runs_in_batches_is_measured_in_batches(monkeypatch):
         st.PointwisePruning(batch=0)
 
 
+@pytest.mark.parametrize("asked", [{"pays": "time"}, {"weigh": "time", "learn": True, "pays": "always"}])
+def test_layers_that_are_measured_are_measured_in_batches(monkeypatch, asked):
+    sizes = []
+
+    def seconds(modules, x, **_):
+        sizes.append(x.shape[0])
+        return [1.0, 0.5, 0.8][: len(modules)]
+
+    monkeypatch.setattr(pointwise_cuttable, "least_seconds", seconds)
+    monkeypatch.setattr(pointwise_time, "least_seconds", seconds)
+    st.plan(network(), st.PointwisePruning(batch=5, **asked), calibration=images())
+    assert sizes
+    assert set(sizes) == {5}
+
+
 @pytest.mark.parametrize("name", ["time", "latency"])
 def test_a_time_out_of_reach_is_said_with_what_was_measured(monkeypatch, name):
     clock(monkeypatch, lambda operations, _: 10 + operations / 1e6)
@@ -126,7 +141,7 @@ def test_kernels_are_there_before_the_first_layer_is_measured(monkeypatch, asked
     order = []
     monkeypatch.setattr(pointwise_pruning, "build", lambda: order.append("build"))
     monkeypatch.setattr(pointwise_cuttable, "pace", lambda *_, **__: order.append("layer") or Pace(1.0, 0.01, 1.0))
-    monkeypatch.setattr(pointwise_cuttable, "least_seconds", lambda *_: order.append("layer") or [1.0, 0.5])
+    monkeypatch.setattr(pointwise_cuttable, "least_seconds", lambda *_, **__: order.append("layer") or [1.0, 0.5])
     st.plan(network(), st.PointwisePruning(**asked), calibration=images())
     assert order.index("build") < order.index("layer")
     assert order.count("build") == 1

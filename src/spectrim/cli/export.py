@@ -67,7 +67,8 @@ def _restored(choices: "Sequence[Choice]") -> str:
     dense = [choice for choice in bands if choice.taken == "dense"]
     if not dense:
         return ""
-    lost = len(dense) == len(bands) and any(choice.site == WHOLE and choice.taken == "dense" for choice in choices)
+    whole = any(choice.site == WHOLE and choice.taken == "dense" for choice in choices)
+    lost = whole and len(dense) == len(bands) and any(min(choice.ms.values()) < choice.ms["dense"] for choice in bands)
     if lost:
         return f"the network as a whole is no faster with cut layers: all {len(bands)} read all frequencies again"
     return f"{len(dense)} of {len(bands)} cut pointwise layers are faster dense there, and read all frequencies again"

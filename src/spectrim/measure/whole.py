@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from spectrim.errors import UnsupportedError
+from spectrim.errors import SpectrimError
 from spectrim.measure.choice import WHOLE, Choice
 from spectrim.measure.onnx_forms import onnx_graphs
 from spectrim.measure.sessions import session_latency
@@ -28,17 +28,16 @@ def whole_in_onnxruntime(dense: nn.Module, model: nn.Module, example: Tensor) ->
         example: One batch.
 
     Returns:
-        ``as chosen`` or ``dense``; None where torch cannot export the networks whole, or they return something else than one tensor.
+        ``as chosen`` or ``dense``; None where the networks cannot be exported or run whole, or return something else than one tensor.
     """
     nets = [_runs(each) for each in (dense, model)]
     with torch.no_grad():
         if not all(isinstance(net(example), Tensor) for net in nets):
             return None
     try:
-        graphs = onnx_graphs(nets, [example, example])
-    except UnsupportedError:
+        ms = _minima(onnx_graphs(nets, [example, example]), example)
+    except SpectrimError:  # whoever exports the network next is told why
         return None
-    ms = _minima(graphs, example)
     taken = "as chosen" if ms["as chosen"] < (1 - _MARGIN) * ms["dense"] else "dense"
     return Choice(WHOLE, tuple(example.shape), ms, taken)
 

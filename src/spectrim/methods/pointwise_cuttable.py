@@ -122,7 +122,11 @@ class Cuttable:
             plain_layer(geometry, memory, self.clamps, self.inside),
             grouped_layer(geometry, bands, self.clamps, self.inside),
         )
-        return Timed(*least_seconds(forms, ones(geometry, self.size, memory, self.inside, self.images)))
+        return Timed(
+            *least_seconds(
+                forms, ones(geometry, self.size, memory, self.inside, self.images), seconds=0.1 * self.images
+            )
+        )
 
 
 class Timed(NamedTuple):

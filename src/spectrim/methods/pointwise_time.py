@@ -76,7 +76,7 @@ def pace(
         grouped_layer(geometry, torch.full((geometry.in_channels,), kept), clamps, inside)
         for kept in (1, geometry.frequencies)
     )
-    return Pace(*least_seconds((plain, few, all_of_them), x, seconds=0.03))
+    return Pace(*least_seconds((plain, few, all_of_them), x, seconds=0.03 * images))
 
 
 def within_time(
@@ -111,7 +111,8 @@ def within_time(
         clock = paired_latency({"dense": model, "cut": cut}, x, rounds=_ROUNDS)
         before, after = clock["dense"], clock["cut"]
         threads = f"{after.threads} thread{'s' * (after.threads > 1)}"
-        how = f"{before.median_ms:.3g} → {after.median_ms:.3g} ms, {threads} on {after.device}, {_ROUNDS} rounds"
+        batch = f" for {len(x)} images" if len(x) > 1 else ""
+        how = f"{before.median_ms:.3g} → {after.median_ms:.3g} ms{batch}, {threads} on {after.device}, {_ROUNDS} rounds"
         return 1 / clock.speedup("cut", over="dense"), how
 
     most = _Point(prices[1], said(bands_at(prices[1])), *measured(prices[1]))

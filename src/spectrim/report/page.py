@@ -12,7 +12,7 @@ from spectrim.errors import UnsupportedError
 from spectrim.report import changes, forms, rebuilt, units
 from spectrim.report.notes import notes
 from spectrim.report.reading import at, mappings, number, numbers, text
-from spectrim.report.tables import Show, before_after, time_changed
+from spectrim.report.tables import Show, before_after, time_changed, timed
 
 _FIRM = "\N{NO-BREAK SPACE}"
 """Keeps a separator off the beginning of a line."""
@@ -118,7 +118,7 @@ def _subtitle(result: Mapping[str, Any]) -> str:
     settings = [
         f"{_words(name)}{_FIRM}{_value(value)}"
         for name, value in method.items()
-        if name != "name" and value is not None
+        if name != "name" and value is not None and (name, value) != ("batch", 1)
     ]
     name = _ACRONYMS.get(text(method, "name"), _words(text(method, "name")))
     return f"{_FIRM}· ".join([*([name[:1].upper() + name[1:]] if name else []), *settings])
@@ -147,7 +147,7 @@ def _cards(result: Mapping[str, Any]) -> list[dict[str, str]]:
     old, new = number(result, "dense", "parameters"), number(result, "compressed", "numbers")
     add("Learned numbers", old, new, units.count, units.change(old, new, less="fewer"))
     old, new = number(result, "dense", "latency_ms"), number(result, "compressed", "latency_ms")
-    add("Time per image", old, new, units.milliseconds, time_changed(result))
+    add(timed(result).capitalize(), old, new, units.milliseconds, time_changed(result))
     return [card for card in cards if card["after"] != units.MISSING]
 
 

@@ -131,9 +131,19 @@ def before_after(result: Mapping[str, Any]) -> Table:
     if (without := number(result, "compressed", "macs_without_transforms")) is not None:
         compare("  without transforms", macs, without, units.short, "fewer more")
     old, new = (units.milliseconds(number(result, side, "latency_ms")) for side in ("dense", "compressed"))
-    rows.append(["time per image", old, new, time_changed(result)])
+    rows.append([timed(result), old, new, time_changed(result)])
     known = [row for row in rows if any(cell not in {"", units.MISSING} for cell in row[1:])]
     return Table(columns=["", ">before", ">after", ">change"], rows=known)
+
+
+def timed(result: Mapping[str, Any]) -> str:
+    """What was timed.
+
+    >>> timed({}), timed({"method": {"batch": 8}})
+    ('time per image', 'time per image, 8 at a time')
+    """
+    batch = number(result, "method", "batch") or 1
+    return f"time per image, {batch:.0f} at a time" if batch > 1 else "time per image"
 
 
 def time_changed(result: Mapping[str, Any]) -> str:

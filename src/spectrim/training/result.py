@@ -39,7 +39,7 @@ class DenseInfo(TypedDict):
     parameters: int  # all learned numbers, biases and norms included
     bytes: int  # of its state_dict, buffers included, as it lies in memory
     macs: int  # multiply-accumulates for one image
-    latency_ms: float  # for one image, minimum over the paired rounds
+    latency_ms: float  # for one image, of as many at a time as the method says; minimum over the paired rounds
 
 
 class ByteCounts(TypedDict):
