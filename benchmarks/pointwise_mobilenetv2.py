@@ -12,6 +12,7 @@ import argparse
 import copy
 import itertools
 import json
+import statistics
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -224,6 +225,24 @@ def table(document: Mapping[str, Any]) -> str:
         f"{document['images']:,} validation images, bands and repair from {document['calibration']} others unless said, nothing trained; multiplications and times relative to the dense network, the times of the "
         'least of all rounds / the median over the rounds, in each of which all take their turn. `time:` is a target for one image on one thread, unless more at a time are said; `keep` with pays="time".'
     )
+    return "\n".join(lines) + "\n\n" + note
+
+
+def headline(document: Mapping[str, Any]) -> str:
+    """The three fastest rows that lose at most a point, by the mean over the settings, beside the dense network in both forms."""
+    times = clock.Clock(document["times"])
+
+    def mean(name: str) -> float:
+        return statistics.fmean(times.rows[name, *setting]["paired"] for setting in times.settings)
+
+    timed = [row for row in document["rows"] if all((row["name"], *each) in times.rows for each in times.settings)]
+    best = sorted((row for row in timed if row["points"] >= -1), key=lambda row: mean(row["name"]))[:3]
+    heads = ["bands", *(f"time, {each}" for each in times.heads), "top-1, %", "points (95 % interval)"]
+    lines = ["| " + " | ".join(heads) + " |", "| :-- |" + " --: |" * (len(heads) - 1)]
+    for name in (clock.DENSE, clock.FUSED):
+        lines.append("| " + " | ".join([name, *times.cells(name), f"{document['dense_top1']:.2f}", ""]) + " |")
+    lines += ["| " + " | ".join([row["name"], *times.cells(row["name"]), *judgement(row)[:2]]) + " |" for row in best]
+    note = "Of all rows that lose at most a point the three fastest on average, which are chosen by these very images; times relative to dense, of the least of all rounds / the median over the rounds."
     return "\n".join(lines) + "\n\n" + note
 
 

@@ -172,6 +172,7 @@ TABLES: dict[str, tuple[str, Render]] = {
     "pointwise-onnx": ("pointwise_onnx.json", by_script("pointwise_onnx")),
     "pointwise-onnx-layers": ("pointwise_onnx_layers.json", by_script("pointwise_onnx_layers")),
     "pointwise-networks": ("pointwise_networks.json", by_script("pointwise_networks")),
+    "pointwise-headline": ("pointwise_mobilenetv2.json", by_script("pointwise_mobilenetv2", "headline")),
     "pointwise-mobilenetv2": ("pointwise_mobilenetv2.json", by_script("pointwise_mobilenetv2")),
     "template-layers": ("template_layers.json", by_script("template_layers")),
     "template-speed": ("template_speed.json", by_script("template_speed")),
