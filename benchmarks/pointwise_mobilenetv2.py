@@ -239,9 +239,9 @@ def headline(document: Mapping[str, Any]) -> str:
     best = sorted((row for row in timed if row["points"] >= -1), key=lambda row: mean(row["name"]))[:3]
     heads = ["bands", *(f"time, {each}" for each in times.heads), "top-1, %", "points (95 % interval)"]
     lines = ["| " + " | ".join(heads) + " |", "| :-- |" + " --: |" * (len(heads) - 1)]
-    for name in (clock.DENSE, clock.FUSED):
-        lines.append("| " + " | ".join([name, *times.cells(name), f"{document['dense_top1']:.2f}", ""]) + " |")
-    lines += ["| " + " | ".join([row["name"], *times.cells(row["name"]), *judgement(row)[:2]]) + " |" for row in best]
+    cells = [[name, *times.cells(name), f"{document['dense_top1']:.2f}", ""] for name in (clock.DENSE, clock.FUSED)]
+    cells += [[row["name"], *times.cells(row["name"]), *judgement(row)[:2]] for row in best]
+    lines += ["| " + " | ".join(each) + " |" for each in cells]
     note = "Of all rows that lose at most a point the three fastest on average, which are chosen by these very images; times relative to dense, of the least of all rounds / the median over the rounds."
     return "\n".join(lines) + "\n\n" + note
 
