@@ -129,10 +129,10 @@ def test_what_the_page_says_of_small_images_on_larger_maps_is_in_the_file():
     dense = {each["seed"]: each["accuracy"] for each in document["entries"] if each["arm"] == "dense"}
     times = {(each["arm"], each["batch"], each["threads"]): each["time"] for each in document["times"]}
 
-    def lost(arm):
+    def lost(arm, seeds=3):
         found = [dense[each["seed"]] - each["accuracy"] for each in document["entries"] if each["arm"] == arm]
-        assert len(found) == 3
-        return sum(found) / 3
+        assert len(found) == seeds
+        return sum(found) / seeds
 
     assert lost("measured .5, repaired, tuned") < 0.9 < lost("measured .5, repaired")
     assert lost("measured .6, repaired") < 0.8
@@ -143,6 +143,9 @@ def test_what_the_page_says_of_small_images_on_larger_maps_is_in_the_file():
         assert max(took) < 0.78
         assert f"{min(took):.2f} to {max(took):.2f}" in page
     fused = [times["dense, fused", *each] for each in settings]
+    assert lost("uniform .5, tuned") < 1 < lost("measured .4, repaired, tuned", 2) < lost("width .8, tuned")
+    assert times["uniform .5, tuned", 8, 2] < 0.78 * times["dense, fused", 8, 2]
+    assert all(times["width .8, tuned", *each] < times["uniform .5, tuned", *each] + 0.03 for each in settings)
     assert f"takes {min(fused):.2f} to {max(fused):.2f}, so" in page
 
 
