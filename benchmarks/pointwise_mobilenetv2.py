@@ -57,7 +57,6 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"target": "time:0.65", "first": 5},
     {"target": "time:0.5", "batch": 8},
     {"target": "time:0.47", "batch": 8},
-    {"target": "time:0.44", "batch": 8},
 )
 """Of the method; from how many images the bands come if not from :data:`CALIBRATION`; and the first block of which layers may be cut, if not all."""
 

@@ -117,6 +117,25 @@ def test_a_picture_is_drawn_from_the_file_alone(program, name, tmp_path, capsys,
     assert capsys.readouterr().out == module.table(module.read(module.RESULTS)) + "\n"
 
 
+def test_the_frontier_is_drawn_from_files_and_every_row_has_a_family(program, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    module = program("pointwise_frontier")
+    picture = tmp_path / "deep" / "picture.png"
+    monkeypatch.setattr(sys, "argv", ["pointwise_frontier.py", "--picture", str(picture)])
+    module.main()
+    assert picture.stat().st_size > 10_000
+    names = {
+        "time:0.7, energy": "bands by energy",
+        "time:0.7, one band": "one band for each layer",
+        "keep 0.6": "bands to a share",
+    }
+    assert {name: module.family_of(name).called for name in names} == names
+    times = [{"name": "keep 0.5", "batch": 1, "threads": 1, "paired": 0.7}]
+    rows = {"keep 0.5": {"points": -1.0}, "keep 0.3": {"points": -9.0}}
+    assert module.dots_of(rows, times, (1, 1)) == [("keep 0.5", 0.7, -1.0)]
+    assert module.dots_of(rows, times, (8, 1)) == []
+
+
 def test_a_mean_of_one_has_no_deviation(program):
     spread = program("cifar").spread
     assert (spread([1.0]), spread([1.0, 2.0], "+.1f")) == ("1.00", "+1.5 ± 0.71")

@@ -5,7 +5,7 @@ from torch import nn
 
 import spectrim
 from spectrim.errors import SiteError
-from spectrim.training import waiting
+from spectrim.training import outcome, waiting
 from spectrim.training.job import Job
 from spectrim.training.run import run
 from spectrim.training.setting import settle
@@ -48,6 +48,19 @@ def test_the_plan_that_was_checked_is_carried_out_unless_training_comes_before(p
     assert [(form["site"], list(form["ms"])) for form in left["forms"]] == [
         ("2", ["dense", "banded"]), ("(the model)", ["dense", "banded"]),
     ]  # fmt: skip
+
+
+def test_what_is_planned_for_batches_is_finalized_and_timed_on_batches(monkeypatch, tmp_path):
+    timed, clock = [], outcome.paired_latency
+    monkeypatch.setattr(outcome, "paired_latency", lambda models, x: timed.append(x.shape[0]) or clock(models, x))
+    single, several = (
+        run(settle(job(settings={"keep": 0.25, "pays": "always", "batch": batch})), tmp_path / str(batch))
+        for batch in (1, 3)
+    )
+    assert timed == [1, 3]
+    assert [form["input"][0] for form in several["compressed"]["forms"]] == [3, 3]
+    assert several["compressed"]["macs"] == single["compressed"]["macs"]
+    assert several["method"]["batch"] == 3
 
 
 def test_that_planning_to_a_time_takes_long_is_said_before_it_begins(monkeypatch):

@@ -35,6 +35,11 @@ class Method(ABC):
         cls.name = name
         METHODS[name] = cls
 
+    @property
+    def at_a_time(self) -> int:
+        """How many images it measures time with; so many are what its result is finalized and timed for."""
+        return 1
+
     @abstractmethod
     def plan(self, model: nn.Module, *, where: Where = None, calibration: Calibration = None) -> Plan:
         """Read a model and return the edits this method wants. Never changes the model.

@@ -171,6 +171,11 @@ class PointwisePruning(Method, name="pointwise-pruning"):
             fields = {"keep": self.keep} | fields
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
 
+    @property
+    def at_a_time(self) -> int:
+        """The batch."""
+        return self.batch
+
     def plan(self, model: nn.Module, *, where: Where = None, calibration: Calibration = None) -> Plan:
         """One edit per pointwise layer; see :meth:`Method.plan`.
 

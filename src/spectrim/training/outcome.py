@@ -64,7 +64,7 @@ def outcome(setting: Setting, state: State, folder: Path, size: ByteCounts) -> R
     curves = _spectra(dense, restored, coded(final))
     remade = rebuilt_layers(final)
     rebuilt = RebuiltInfo(layers=[row.to_json() for row in remade], samples=samples(final))
-    batch = made_ready_([dense, final], setting.example(_at_a_time(setting.method)))
+    batch = made_ready_([dense, final], setting.example(setting.method.at_a_time))
     example = batch[:1]
     staged = macs_in_two_stages(final, example)
     choices: list[Choice] = []
@@ -123,11 +123,6 @@ def outcome(setting: Setting, state: State, folder: Path, size: ByteCounts) -> R
         versions=versions(),
         hardware={**hardware(), "device": str(device), "processes": setting.accelerator.num_processes},
     )
-
-
-def _at_a_time(method: Method) -> int:
-    """How many images a method measures time with."""
-    return int(getattr(method, "batch", 1))
 
 
 def _settings(method: Method) -> dict[str, Any]:
